@@ -1,0 +1,46 @@
+"""What the trainer and the evaluators know of a model: this, and nothing else."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Params = Any  # A nested dict of arrays.
+Batch = Mapping[str, jax.Array]
+
+
+class Loss(NamedTuple):
+  """Sums over a batch, so that the trainer can normalise over all of them.
+
+  Attributes:
+    total: f32[], the sum of the losses of the valid targets.
+    weight: f32[], the number of valid targets.
+    metrics: More sums, each (f32[] total, f32[] weight), by name.
+  """
+
+  total: jax.Array
+  weight: jax.Array
+  metrics: Mapping[str, tuple[jax.Array, jax.Array]]
+
+
+class Objective(Protocol):
+  """Loss, prediction and parameters of one way to train.
+
+  Objectives are frozen dataclasses that gin builds. `batch_keys` and
+  `predict_keys` name what a batch must have; the pipeline is checked against
+  them at start-up.
+  """
+
+  batch_keys: tuple[str, ...]
+  predict_keys: tuple[str, ...]
+
+  def init(self, rng: jax.Array, batch: Batch) -> Params:
+    """Parameters with their logical names (`partitioning.param` boxes)."""
+
+  def loss(
+      self, params: Params, batch: Batch, rng: jax.Array | None
+  ) -> Loss:
+    """The loss of a batch; `rng` None means no dropout."""
+
+  def predict(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
+    """What the metrics of an evaluation need, [B, ...] each."""
