@@ -1,0 +1,307 @@
+"""Reads gin files strictly: what gin lets pass in silence is an error here.
+
+gin itself accepts a misspelt macro, a misspelt scope and a value of another
+type on the command line, and runs with something else than was asked for.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+import difflib
+import logging
+import os
+import pathlib
+import re
+import traceback
+from typing import Any
+
+import gin
+
+CONFIG_FILE = 'config.gin'
+DEFAULT_SEARCH_PATH = pathlib.Path(__file__).resolve().parent.parent / 'gin'
+
+_GIN_PACKAGE = os.path.dirname(os.path.abspath(gin.__file__))
+_KEY = re.compile(r'(?:(?P<scope>[\w/]+)/)?(?P<name>[A-Za-z_][\w.]*)')
+_REQUIRED = '%gin.REQUIRED'
+# What a checkpoint depends on: a resumed run may not change it.
+_MODEL_PACKAGES = ('user_llm.models', 'user_llm.objectives')
+
+# gin logs an error for each search path that does not have an included file.
+logging.getLogger().addFilter(
+    lambda record: not str(record.msg).startswith('Path not found')
+)
+
+
+def load_config(
+    gin_files: Sequence[str],
+    overrides: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+) -> None:
+  """Parses files, then overrides, checks everything and locks the config.
+
+  Args:
+    gin_files: Paths, absolute, relative to the working directory or to a search
+      path. A later file wins over an earlier one.
+    overrides: 'NAME=VALUE' or 'scope/module.Configurable.parameter=VALUE'.
+    search_paths: Directories tried before the repository's `gin/`.
+
+  Raises:
+    ValueError: A file is missing or malformed, an override names a macro, scope
+      or parameter that no file knows or has another type than the file's value,
+      or a required macro is not set.
+  """
+  paths = [*search_paths, str(DEFAULT_SEARCH_PATH)]
+  for path in paths:
+    gin.add_config_file_search_path(path)
+  for gin_file in gin_files:
+    path = _find(gin_file, paths)
+    with _user_errors(f'--gin_file={gin_file}'):
+      gin.parse_config_file(str(path))
+  for override in overrides:
+    _apply_override(override)
+  _check_required()
+  with _user_errors('gin files'):
+    gin.finalize()
+
+
+def configured(function: Callable[..., Any]) -> Callable[..., Any]:
+  """The entry function with its arguments bound by the parsed gin files."""
+  try:
+    return gin.get_configurable(function)
+  except ValueError:
+    name = f'{function.__module__.rsplit(".", 1)[-1]}.{function.__name__}'
+    raise ValueError(
+        f'None of the gin files sets a parameter of {name}: add a run file, as '
+        f'in --gin_file=runs/{function.__name__}.gin.'
+    ) from None
+
+
+def config_text() -> str:
+  """All bindings, used or not, in a form that gin parses again."""
+  return gin.config_str()
+
+
+def operative_config_text() -> str:
+  """The bindings and defaults of what has been called so far."""
+  return gin.operative_config_str()
+
+
+def check_same_model(old: str, new: str, workdir: str) -> None:
+  """Raises if two configs, as text, differ in what a checkpoint depends on."""
+  diff = [
+      line
+      for line in difflib.unified_diff(
+          model_section(old), model_section(new), lineterm='', n=0
+      )
+      if not line.startswith(('---', '+++', '@@'))
+  ]
+  if diff:
+    raise ValueError(
+        f'{workdir} has checkpoints of another model (- then, + now):\n  '
+        + '\n  '.join(diff)
+        + '\nGive another --workdir, or the values it was trained with.'
+    )
+
+
+def model_section(config: str) -> list[str]:
+  """The bindings of models and objectives in a config's text, macros resolved.
+
+  Args:
+    config: What `config_text` returned, here or in another process.
+
+  Returns:
+    Lines 'module.Class.parameter = value', sorted.
+  """
+  modules, bindings = {}, {}
+  for line in _statements(config):
+    if match := re.fullmatch(
+        r'(?:from (\S+) )?import (\S+)(?: as (\S+))?', line
+    ):
+      package, module, alias = match.groups()
+      full_name = f'{package}.{module}' if package else module
+      modules[alias or module] = full_name
+    elif match := re.fullmatch(r'([\w./]+) = (.*)', line):
+      bindings[match[1]] = match[2]
+
+  def resolve(value: str) -> str:
+    return re.sub(
+        r'%([A-Za-z_]\w*(?![\w.]))',
+        lambda m: resolve(bindings[m[1]]) if m[1] in bindings else m[0],
+        value,
+    )
+
+  section = []
+  for key, value in bindings.items():
+    scope, slash, selector = key.rpartition('/')
+    for name, module in modules.items():
+      full_name = module + selector.removeprefix(name)
+      if selector.startswith(f'{name}.') and full_name.startswith(
+          _MODEL_PACKAGES
+      ):
+        section.append(f'{scope}{slash}{full_name} = {resolve(value)}')
+        break
+  return sorted(section)
+
+
+def _statements(config: str) -> Iterator[str]:
+  """A config's statements, each on one line, without comments."""
+  statement = ''
+  for line in config.splitlines():
+    if line.startswith(' '):
+      statement = f'{statement.removesuffix(chr(92)).rstrip()} {line.strip()}'
+      continue
+    if statement:
+      yield statement
+    statement = '' if line.startswith('#') else line.rstrip()
+  if statement:
+    yield statement
+
+
+def _bindings() -> dict[str, str]:
+  """All bindings of the parsed files as text: macros and parameters."""
+  pairs = (line.split(' = ', 1) for line in _statements(gin.config_str()))
+  return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+
+def _did_you_mean(name: str, candidates: Iterable[str]) -> str:
+  close = difflib.get_close_matches(name, sorted(candidates), n=3, cutoff=0.6)
+  return f' Did you mean {" or ".join(close)}?' if close else ''
+
+
+def _find(gin_file: str, paths: Sequence[str]) -> pathlib.Path:
+  for root in ('', *paths):
+    if (path := pathlib.Path(root, gin_file)).is_file():
+      return path.absolute()
+  known = [
+      str(path.relative_to(root))
+      for root in paths
+      for path in pathlib.Path(root).glob('**/*.gin')
+  ]
+  raise ValueError(
+      f'--gin_file={gin_file}: no such file here or in {", ".join(paths)}.'
+      + _did_you_mean(gin_file, known)
+  )
+
+
+@contextlib.contextmanager
+def _user_errors(where: str) -> Iterator[None]:
+  """Turns what gin raises into a ValueError; a bug of ours stays what it is."""
+  try:
+    yield
+  except Exception as error:
+    if not isinstance(error, SyntaxError) and not _raised_by_gin(error):
+      raise
+    message = re.sub(r'\s+in config string:.*', '', str(error), flags=re.DOTALL)
+    if undefined := re.search(r"for '(\w+)/gin.macro'", message):
+      name = undefined[1]
+      message = f'The macro %{name} is used, but no file defines {name}.'
+      message += _did_you_mean(name, _macros())
+    raise ValueError(f'{where}: {message.strip()}') from error
+
+
+def _raised_by_gin(error: Exception) -> bool:
+  *_, last = traceback.extract_tb(error.__traceback__)
+  return last.filename.startswith((_GIN_PACKAGE, '<frozen importlib'))
+
+
+def _macros() -> list[str]:
+  return [key for key in _bindings() if '.' not in key and '/' not in key]
+
+
+def _check_required() -> None:
+  unset = [key for key, value in _bindings().items() if value == _REQUIRED]
+  if unset:
+    flags = ' '.join(f'--gin.{key}=...' for key in unset)
+    raise ValueError(
+        f'Not set, and without a default: {", ".join(unset)}. Add {flags}, or '
+        'set it in a gin file.'
+    )
+
+
+def _apply_override(override: str) -> None:
+  """Binds one 'NAME=VALUE' after checking that it means something."""
+  key, equals, text = override.partition('=')
+  flag = f'--gin.{override}'
+  match = _KEY.fullmatch(key)
+  if not equals or not match:
+    raise ValueError(f'{flag}: write --gin.NAME=VALUE.')
+  bindings = _bindings()
+  scope, is_macro = match['scope'], '.' not in match['name']
+  if scope and scope not in (scopes := _scopes(bindings)):
+    raise ValueError(
+        f'{flag}: no gin file uses the scope {scope!r}.'
+        + _did_you_mean(scope, scopes)
+    )
+  if is_macro and match['name'] not in (macros := _macros()):
+    raise ValueError(
+        f'{flag}: no gin file defines the macro {match["name"]}.'
+        + _did_you_mean(match['name'], macros)
+    )
+  query = f'%{key}' if is_macro and not scope else key
+  old = _query(query)
+  try:
+    gin.config.parse_value(text)
+  except ValueError:
+    pass  # A reference; it is resolved below, with the files' imports.
+  except SyntaxError:
+    raise ValueError(
+        f'{flag}: {text!r} is no gin value. A text needs its own quotes: '
+        f"--gin.{key}='\"{text}\"'."
+    ) from None
+  # The imports make `module.Class` mean what it means in the files.
+  imports = gin.config_str().split('\n\n', 1)[0]
+  if not imports.startswith(('from ', 'import ')):
+    imports = ''
+  try:
+    with _user_errors(flag):
+      gin.parse_config(f'{imports}\n{key} = {text}\n')
+  except ValueError as error:
+    first_line = str(error).splitlines()[0]
+    raise ValueError(first_line + _did_you_mean(key, bindings)) from error
+  new = _query(query)
+  _check_type(flag, key, old, new)
+  if isinstance(old, float) and type(new) is int:
+    gin.parse_config(f'{imports}\n{key} = {float(new)!r}\n')
+
+
+def _scopes(bindings: dict[str, str]) -> set[str]:
+  keys = {key.rpartition('/')[0] for key in bindings}
+  references = re.findall(r'@([\w/]+)/[\w.]+', ' '.join(bindings.values()))
+  return (keys | set(references)) - {''}
+
+
+def _query(key: str) -> Any:
+  """A macro's or parameter's value, macros resolved; None if there is none."""
+  try:
+    value = gin.query_parameter(key)
+    while repr(value).startswith('%'):
+      value = gin.query_parameter(repr(value))
+  except ValueError:
+    return None
+  return value
+
+
+def _check_type(flag: str, key: str, old: Any, new: Any) -> None:
+  """Raises if an override's type is another than that of the file's value."""
+  if old is None or old is gin.REQUIRED or new is None:
+    return
+  kinds = {type(old), type(new)}
+  if len(kinds) == 1 or kinds == {list, tuple}:
+    return
+  if type(old) is float and type(new) is int:
+    return
+  if type(new).__name__ == 'ConfigurableReference':
+    return
+  if type(old) in (int, float) and isinstance(new, str):
+    mend = f'Write the number without quotes: --gin.{key}={new}'
+  elif type(old) is int and type(new) is float and new.is_integer():
+    mend = f'Write --gin.{key}={int(new)}'
+  elif isinstance(old, str):
+    mend = f"Write it with quotes: --gin.{key}='\"{new}\"'"
+  elif isinstance(old, bool):
+    mend = f'Write --gin.{key}=True or --gin.{key}=False'
+  else:
+    mend = 'Give a value of that type'
+  raise ValueError(
+      f'{flag}: {new!r} is of type {type(new).__name__}, but the gin files set '
+      f'{key} to {old!r}, of type {type(old).__name__}. {mend}.'
+  )

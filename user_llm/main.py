@@ -1,0 +1,250 @@
+"""The one binary: `python -m user_llm.main {train|evaluate|infer|embed} ...`.
+
+  python -m user_llm.main train --gin_file=experiments/x.gin \
+      --gin.NUM_STEPS=1000 --workdir=runs/x
+  python -m user_llm.main evaluate --workdir=runs/x
+
+gin files bind the parameters of the entry functions; `--gin.NAME=VALUE` sets a
+macro of theirs. Exit code: 0 done, 2 user error (one message on stderr), else
+a bug.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+import contextlib
+import dis
+import importlib
+import os
+import pathlib
+import re
+import stat
+import sys
+import traceback
+
+# Entry functions by mode, imported only when needed: the help stays fast.
+_ENTRY_POINTS = {
+    mode: f'user_llm.{mode}:{mode}'
+    for mode in ('train', 'evaluate', 'infer', 'embed')
+}
+# A path that the user named, such as --output, cannot be used.
+_PATH_ERRORS = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
+_MODE_HELP = {
+    'train': 'train a model, or resume a run that was stopped',
+    'evaluate': 'measure the checkpoint of a workdir',
+    'infer': 'answer questions about users, JSONL in and out',
+    'embed': 'write user embeddings, JSONL in',
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one mode; returns the process's exit code."""
+  argv = sys.argv[1:] if argv is None else argv
+  overrides = [
+      arg.removeprefix('--gin.') for arg in argv if arg.startswith('--gin.')
+  ]
+  args = _parser().parse_args(
+      [arg for arg in argv if not arg.startswith('--gin.')]
+  )
+  try:
+    _prepare_environment()
+    _run(args, overrides)
+  except (ValueError, OSError) as error:
+    if args.debug or not _is_user_error(error):
+      raise
+    print(f'error: {_message(error)}', file=sys.stderr)
+    return 2
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog='python -m user_llm.main',
+      description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+  )
+  modes = parser.add_subparsers(dest='mode', required=True)
+  for mode, mode_help in _MODE_HELP.items():
+    sub = modes.add_parser(mode, help=mode_help, allow_abbrev=False)
+    sub.add_argument(
+        '--workdir', required=True, help='checkpoints, metrics and configs'
+    )
+    sub.add_argument(
+        '--gin_file',
+        action='append',
+        default=[],
+        required=mode == 'train',
+        help='may be given several times; a later one wins'
+        + ('' if mode == 'train' else "; the workdir's config.gin comes first"),
+    )
+    sub.add_argument(
+        '--gin_search_paths',
+        default='',
+        help="directories, comma-separated, tried before the repository's gin/",
+    )
+    sub.add_argument(
+        '--debug', action='store_true', help='show where an error was raised'
+    )
+    if mode == 'train':
+      sub.add_argument(
+          '--dry_run',
+          action='store_true',
+          help='print parameters, shapes and memory, then exit',
+      )
+    if mode in ('infer', 'embed'):
+      sub.add_argument('--input', required=True, help='users, JSONL')
+      sub.add_argument('--output', required=True, help='file to write')
+    sub.epilog = 'Any --gin.NAME=VALUE sets a macro of the gin files.'
+  return parser
+
+
+def _run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+  from user_llm import gin_utils  # pylint: disable=g-import-not-at-top
+
+  search_paths = [p for p in args.gin_search_paths.split(',') if p]
+  workdir = pathlib.Path(args.workdir)
+  gin_files = list(args.gin_file)
+  if args.mode != 'train':
+    gin_files = _finished_run_files(args.mode, workdir) + gin_files
+  gin_utils.load_config(gin_files, overrides, search_paths)
+  module, name = _ENTRY_POINTS[args.mode].split(':')
+  entry = gin_utils.configured(getattr(importlib.import_module(module), name))
+
+  arguments = {
+      name: getattr(args, name)
+      for name in ('workdir', 'dry_run', 'input', 'output')
+      if hasattr(args, name)
+  }
+  is_train = args.mode == 'train'
+  if is_train:
+    _check_resumable(workdir, gin_utils.config_text())
+  if is_train and args.dry_run:
+    entry(**arguments)
+    return
+  with (
+      _saved_config(workdir, gin_utils.config_text())
+      if is_train
+      else contextlib.nullcontext()
+  ):
+    entry(**arguments)
+  suffix = '' if is_train else f'.{args.mode}'
+  _write(
+      workdir / f'operative_config{suffix}.gin',
+      gin_utils.operative_config_text(),
+  )
+
+
+def _finished_run_files(mode: str, workdir: pathlib.Path) -> list[str]:
+  """The mode's own run file, then what the workdir was trained with.
+
+  In this order the run file's defaults give way to the training's values.
+  """
+  config = workdir / 'config.gin'
+  if not config.is_file():
+    raise ValueError(
+        f'--workdir={workdir}: {config} does not exist. Give the workdir of a '
+        'run of `python -m user_llm.main train`.'
+    )
+  return [f'runs/{mode}.gin', str(config.resolve())]
+
+
+def _check_resumable(workdir: pathlib.Path, config: str) -> None:
+  from user_llm import gin_utils  # pylint: disable=g-import-not-at-top
+
+  saved = workdir / gin_utils.CONFIG_FILE
+  checkpoints = workdir / 'checkpoints'
+  if saved.is_file() and checkpoints.is_dir() and any(checkpoints.iterdir()):
+    gin_utils.check_same_model(saved.read_text(), config, str(workdir))
+
+
+@contextlib.contextmanager
+def _saved_config(workdir: pathlib.Path, config: str) -> Iterator[None]:
+  """Saves the config for the run, and undoes it if the run is refused."""
+  path = workdir / 'config.gin'
+  old_config = path.read_text() if path.is_file() else None
+  old_dirs = {p for p in (workdir, *workdir.parents) if p.is_dir()}
+  workdir.mkdir(parents=True, exist_ok=True)
+  _write(path, config)
+  try:
+    yield
+  except (ValueError, OSError) as error:
+    if _is_user_error(error):
+      if old_config is None:
+        path.unlink(missing_ok=True)
+      else:
+        _write(path, old_config)
+      for directory in (workdir, *workdir.parents):
+        if directory in old_dirs or any(directory.iterdir()):
+          break
+        directory.rmdir()
+    raise
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+  temporary.write_text(text)
+  temporary.replace(path)
+
+
+def _is_user_error(error: Exception) -> bool:
+  """Whether our own code found the user's input wrong.
+
+  That is a ValueError of a `raise` statement outside the installed packages: a
+  ValueError that numpy or JAX raised needs its stack trace. JAX removes its own
+  frames, so that the statement, not only the file, has to be looked at.
+  """
+  if isinstance(error, OSError):
+    return isinstance(error, _PATH_ERRORS)
+  last = error.__traceback__
+  while last.tb_next:
+    last = last.tb_next
+  code = last.tb_frame.f_code
+  is_raise = code.co_code[last.tb_lasti] == dis.opmap['RAISE_VARARGS']
+  is_library = re.search(
+      r'/(site|dist)-packages/(?!user_llm/)|/lib/python[0-9.]+/(?!site-)',
+      code.co_filename,
+  )
+  return is_raise and not is_library
+
+
+def _message(error: Exception) -> str:
+  """The error's text without what gin adds about the call."""
+  text = str(error).split('\n  In call to configurable', 1)[0]
+  return text.strip() or ''.join(traceback.format_exception_only(error))
+
+
+def _prepare_environment() -> None:
+  """Settings that must be in place before JAX and TensorFlow are imported."""
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+    cache = private_cache_dir()
+    if cache is not None:
+      os.environ['JAX_COMPILATION_CACHE_DIR'] = str(cache)
+
+
+def private_cache_dir() -> pathlib.Path | None:
+  """JAX's compilation cache; None if no directory of this user alone exists.
+
+  It holds executables that JAX loads again, so nobody else may write there.
+  """
+  root = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  cache = pathlib.Path(root) / 'user_llm' / 'jax'
+  try:
+    cache.mkdir(parents=True, exist_ok=True)
+    cache.chmod(0o700)
+    status = cache.lstat()
+  except OSError:
+    return None
+  if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+    return None
+  return cache
+
+
+if __name__ == '__main__':
+  sys.exit(main())
