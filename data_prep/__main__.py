@@ -1,0 +1,157 @@
+"""Prepares datasets: python -m data_prep {movielens,sequences,synthetic} ..."""
+
+import argparse
+import os
+import re
+import sys
+
+# TensorFlow's banner is no news to who prepares data.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+
+def _name(text: str) -> str:
+  if not re.fullmatch(r'[a-z][a-z0-9_]*', text):
+    raise argparse.ArgumentTypeError(
+        f'{text!r} must be lower case letters, digits and _, a letter first'
+    )
+  return text
+
+
+def _fraction(text: str) -> float:
+  value = float(text)
+  if not 0 <= value <= 1:
+    raise argparse.ArgumentTypeError(f'{text} must be between 0 and 1')
+  return value
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+      '--output', required=True, metavar='DIR', help='the dataset to make'
+  )
+  parser.add_argument(
+      '--overwrite', action='store_true', help='replace an earlier dataset there'
+  )
+  parser.add_argument(
+      '--min_user_events',
+      type=int,
+      default=1,
+      metavar='N',
+      help='k-core: fewest events of a user (default: %(default)s)',
+  )
+  parser.add_argument(
+      '--min_item_events',
+      type=int,
+      default=1,
+      metavar='N',
+      help='k-core: fewest events of an item (default: %(default)s)',
+  )
+
+
+def _add_rejects(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument(
+      '--max_reject_fraction',
+      type=_fraction,
+      default=0.01,
+      metavar='X',
+      help='of bad rows a file, before it is refused (default: %(default)s)',
+  )
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(prog='data_prep', description=__doc__)
+  commands = parser.add_subparsers(dest='command', required=True)
+
+  movielens = commands.add_parser(
+      'movielens', help='MovieLens, in any of its layouts'
+  )
+  movielens.add_argument(
+      '--input',
+      required=True,
+      metavar='DIR_OR_ZIP',
+      help='as GroupLens publishes it',
+  )
+  movielens.add_argument(
+      '--name', type=_name, help='default: movielens_100k and so on'
+  )
+  _add_common(movielens)
+  _add_rejects(movielens)
+  movielens.set_defaults(run=_movielens)
+
+  sequences = commands.add_parser(
+      'sequences', help="SASRec's layout: `user item` a line, in order of time"
+  )
+  sequences.add_argument('--input', required=True, metavar='FILE')
+  sequences.add_argument('--name', required=True, type=_name)
+  _add_common(sequences)
+  _add_rejects(sequences)
+  sequences.set_defaults(run=_sequences)
+  return parser
+
+
+def _options(args: argparse.Namespace) -> dict[str, object]:
+  """What shapes the dataset; paths do not, and would name the machine."""
+  paths = ('input', 'output', 'overwrite', 'run', 'download')
+  return {k: v for k, v in sorted(vars(args).items()) if k not in paths}
+
+
+def _prepare(args, directory, raw, extra_files=None) -> None:
+  from data_prep import common
+
+  manifest = common.prepare(
+      raw,
+      directory=directory,
+      cleaning=common.CleaningConfig(
+          min_user_events=args.min_user_events,
+          min_item_events=args.min_item_events,
+      ),
+      options=_options(args),
+      extra_files=extra_files,
+  )
+  counts = ', '.join(f'{n:,} {what}' for what, n in manifest['counts'].items())
+  print(f'{manifest["name"]}: {counts} -> {args.output}')
+
+
+def _movielens(args: argparse.Namespace) -> None:
+  from data_prep import movielens
+  from data_prep import outputs
+
+  with outputs.output_directory(
+      args.output, overwrite=args.overwrite
+  ) as directory:
+    raw = movielens.read(
+        path=args.input,
+        scratch=directory,
+        name=args.name,
+        max_reject_fraction=args.max_reject_fraction,
+    )
+    _prepare(args, directory, raw)
+
+
+def _sequences(args: argparse.Namespace) -> None:
+  from data_prep import outputs
+  from data_prep import sequences
+
+  with outputs.output_directory(
+      args.output, overwrite=args.overwrite
+  ) as directory:
+    raw = sequences.read(
+        path=args.input,
+        name=args.name,
+        max_reject_fraction=args.max_reject_fraction,
+    )
+    _prepare(args, directory, raw)
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Returns the exit code: 2 for what the user can mend."""
+  args = _parser().parse_args(argv)
+  try:
+    args.run(args)
+  except (ValueError, OSError) as error:
+    print(f'data_prep: error: {error}', file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())
