@@ -1,0 +1,36 @@
+"""Test set-up: CPU with 8 fake devices, parsed flags, a tiny dataset."""
+
+import os
+import pathlib
+import sys
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault(
+    'XLA_FLAGS', '--xla_force_host_platform_device_count=8'
+)
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+from absl import flags  # pylint: disable=g-import-not-at-top
+import pytest
+
+# seqio and others read flags that nobody parses under pytest.
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope='session')
+def tiny_dataset(tmp_path_factory) -> str:
+  """Directory of a prepared dataset: 24 users, 40 items, 3 modalities."""
+  import fixtures  # Late: it imports TensorFlow.
+
+  return fixtures.write_dataset(tmp_path_factory.mktemp('tiny') / 'tiny')
+
+
+@pytest.fixture(scope='session')
+def real_data() -> pathlib.Path:
+  """The folder of real data, or a skip."""
+  default = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+  path = pathlib.Path(os.environ.get('USER_LLM_DATA_DIR', default))
+  if not path.is_dir():
+    pytest.skip(f'no real data: USER_LLM_DATA_DIR or {path}')
+  return path

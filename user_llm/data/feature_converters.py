@@ -1,0 +1,122 @@
+"""From unpadded task features to the fixed shapes that the models read."""
+
+from collections.abc import Mapping
+
+import seqio
+import tensorflow as tf
+
+Example = dict[str, tf.Tensor]
+_Spec = seqio.FeatureConverter.FeatureSpec
+
+
+def _pad(x: tf.Tensor, lengths: tuple[int, ...]) -> tf.Tensor:
+  """Pads with zeros at the end of each axis, to a static shape."""
+  pads = [(0, n - tf.shape(x)[axis]) for axis, n in enumerate(lengths)]
+  x = tf.pad(x, pads)
+  x.set_shape(lengths)
+  return x
+
+
+def _ranks(ranks: Mapping[str, int]) -> dict[str, _Spec]:
+  return {k: _Spec(dtype=tf.int32, rank=rank) for k, rank in ranks.items()}
+
+
+class _RowConverter(seqio.FeatureConverter):
+  """A converter whose features depend on the dataset's modalities.
+
+  The source's `example_id` passes where the batch is for evaluation.
+  """
+
+  TASK_FEATURES = {}
+  MODEL_FEATURES = {}
+  PACKING_FEATURE_DTYPES = {}
+
+  def __init__(
+      self,
+      task_features: Mapping[str, int],
+      model_features: Mapping[str, _Spec],
+  ):
+    self.TASK_FEATURES = _ranks(task_features)
+    self.MODEL_FEATURES = dict(model_features)
+    # The lengths hold by construction; checking each costs as much as cutting.
+    super().__init__(pack=False, apply_length_check=False)
+
+  def _convert_example(
+      self, example: Example, lengths: Mapping[str, int]
+  ) -> Example:
+    raise NotImplementedError
+
+  def _convert_features(
+      self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+  ) -> tf.data.Dataset:
+    return ds.map(
+        lambda x: self._convert_example(x, task_feature_lengths),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+  def get_model_feature_lengths(
+      self, task_feature_lengths: Mapping[str, int]
+  ) -> Mapping[str, int]:
+    # Their values only matter to the length check, which is off.
+    del task_feature_lengths
+    return {k: 0 for k in self.MODEL_FEATURES}
+
+
+class EventsConverter(_RowConverter):
+  """Rows of the user encoder.
+
+  Worked example, training, two segments of the modality `item` in a row of 6:
+
+    item          [7, 8, 9, 4, 5]        user_item     [7, 8, 9, 4, 5, 0]
+    target_item   [8, 9, 3, 5, 6]   ->   target_item   [8, 9, 3, 5, 6, 0]
+    segment_ids   [1, 1, 1, 2, 2]        segment_ids   [1, 1, 1, 2, 2, 0]
+    positions     [0, 1, 2, 0, 1]        positions     [0, 1, 2, 0, 1, 0]
+                                         user_mask     [1, 1, 1, 1, 1, 0]
+
+  Evaluation, history of 3 in a row of 4, 2 of 3 places for seen items used:
+
+    item          [7, 8, 7]              user_item     [7, 8, 7, 0]
+    segment_ids   [1, 1, 1]              segment_ids   [1, 1, 1, 0]
+    positions     [0, 1, 2]         ->   positions     [0, 1, 2, 0]
+    label_item    [9]                    user_mask     [1, 1, 1, 0]
+    seen_item     [7, 8]                 label_item    9
+                                         seen_item     [7, 8, 0]
+  """
+
+  def __init__(self, modalities: tuple[str, ...], *, train: bool):
+    """Initialises it.
+
+    Args:
+      modalities: Names of the modalities to convert.
+      train: Whether rows carry targets (or else one label each).
+    """
+    self._modalities = modalities
+    self._train = train
+    row = ('positions', 'segment_ids')
+    if train:
+      targets = tuple(f'target_{m}' for m in modalities)
+      task = {k: 1 for k in modalities + targets + row}
+      model = _ranks({k: 1 for k in targets + row})
+    else:
+      task = {k: 1 for k in modalities + row + ('label_item', 'seen_item')}
+      task['example_id'] = 0
+      model = _ranks({k: 1 for k in row + ('seen_item',)})
+      model |= _ranks({'label_item': 0, 'example_id': 0})
+    model |= _ranks({f'user_{m}': 1 for m in modalities})
+    model['user_mask'] = _Spec(dtype=tf.bool, rank=1)
+    super().__init__(task, model)
+
+  def _convert_example(
+      self, example: Example, lengths: Mapping[str, int]
+  ) -> Example:
+    out = {}
+    for name in self.TASK_FEATURES:
+      if name == 'example_id':
+        out[name] = example[name]
+      elif name == 'label_item':
+        out[name] = example[name][0]
+      else:
+        key = f'user_{name}' if name in self._modalities else name
+        out[key] = _pad(example[name], (lengths[name],))
+    out['user_mask'] = out['segment_ids'] > 0
+    return out

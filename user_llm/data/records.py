@@ -1,0 +1,199 @@
+"""A prepared dataset's events, read once and held as flat arrays.
+
+All users' events lie behind one another: user u owns the events
+offsets[u] .. offsets[u + 1] - 1, oldest first. Windows are cut from these
+arrays when a batch is read; nothing is stored per example.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from user_llm.data import schema as schema_lib
+
+# TensorFlow only feeds; the accelerator's memory belongs to JAX.
+tf.config.set_visible_devices([], 'GPU')
+
+_PARSE_BATCH = 1024
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class EventLog:
+  """Every event of a prepared dataset.
+
+  Attributes:
+    data_dir: Where it was read from.
+    schema: Its modalities.
+    catalogue: Its items; `catalogue[i - 1]` has id i.
+    users: Upstream's user ids, in the order of the records.
+    offsets: int64[U + 1]. User u owns events offsets[u] .. offsets[u + 1] - 1.
+    values: int32[E] for each modality.
+    timestamps: int64[E].
+  """
+
+  data_dir: str
+  schema: schema_lib.EventSchema
+  catalogue: tuple[schema_lib.CatalogueItem, ...]
+  users: list[str]
+  offsets: np.ndarray
+  values: Mapping[str, np.ndarray]
+  timestamps: np.ndarray
+
+  @property
+  def lengths(self) -> np.ndarray:
+    """int64[U], events of each user."""
+    return np.diff(self.offsets)
+
+  def label_bounds(
+      self, rule: schema_lib.SplitRule, split: str
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Each user's label events in one split, as global event positions.
+
+    Args:
+      rule: The split rule.
+      split: 'train|validation|test'.
+
+    Returns:
+      int64[U] first and int64[U] one past the last; equal where a user has
+      none.
+    """
+    lengths, user_of_length = np.unique(self.lengths, return_inverse=True)
+    ends = [rule.ends(int(n), split) for n in lengths]
+    first = np.array([r.start for r in ends], np.int64)[user_of_length]
+    stop = np.array([max(r.start, r.stop) for r in ends], np.int64)
+    start = self.offsets[:-1]
+    return start + first, start + stop[user_of_length]
+
+  def split_fingerprint(self, rule: schema_lib.SplitRule) -> str:
+    """Identifies the held-out events of `rule`; the manifest has the same."""
+    validation, _ = self.label_bounds(rule, 'validation')
+    test, stop = self.label_bounds(rule, 'test')
+    items = self.values['item']
+    source_ids = [item.source_id for item in self.catalogue]
+    return schema_lib.split_fingerprint(
+        (
+            self.users[u],
+            source_ids[items[validation[u]] - 1],
+            source_ids[items[test[u]] - 1],
+        )
+        for u in np.flatnonzero(stop > test)
+    )
+
+
+def _manifest(root: pathlib.Path) -> dict[str, Any]:
+  path = root / schema_lib.MANIFEST_FILE
+  if not path.is_file():
+    raise ValueError(
+        f'{path} does not exist: the preparation did not finish. Run '
+        '`python -m data_prep` again.'
+    )
+  return json.loads(path.read_text())
+
+
+def _checked_shards(
+    root: pathlib.Path, names: list[str], manifest: Mapping[str, Any]
+) -> list[str]:
+  """Paths of the record files, each there and of the manifest's size."""
+  paths = []
+  for name in names:
+    path = root / name
+    want_bytes = manifest['files'][name]['bytes']
+    found_bytes = path.stat().st_size if path.is_file() else None
+    if found_bytes != want_bytes:
+      found = 'is missing' if found_bytes is None else f'has {found_bytes} bytes'
+      raise ValueError(
+          f'Record file {path} {found}; {schema_lib.MANIFEST_FILE} says '
+          f'{want_bytes} bytes. Copy or prepare the dataset again.'
+      )
+    paths.append(str(path))
+  return paths
+
+
+def _parse(
+    paths: list[str], names: tuple[str, ...]
+) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
+  """Reads the record files in order; parses a batch of records at a time."""
+  features = {name: tf.io.RaggedFeature(tf.int64) for name in names}
+  features[schema_lib.USER_KEY] = tf.io.FixedLenFeature((), tf.string)
+  batches = (
+      tf.data.TFRecordDataset(paths)
+      .batch(_PARSE_BATCH)
+      .map(lambda batch: tf.io.parse_example(batch, features))
+  )
+  users: list[str] = []
+  lengths = []
+  parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+  for batch in batches:
+    user_ids = batch[schema_lib.USER_KEY].numpy()
+    users.extend(user_id.decode() for user_id in user_ids)
+    row_lengths = batch['item'].row_lengths().numpy()
+    lengths.append(row_lengths)
+    for name in names:
+      if not np.array_equal(batch[name].row_lengths().numpy(), row_lengths):
+        raise ValueError(
+            f'A record of {paths[0]} (or a later shard) has {name!r} and '
+            "'item' of different lengths. Prepare the dataset again."
+        )
+      dtype = np.int64 if name == schema_lib.TIMESTAMP_KEY else np.int32
+      parts[name].append(batch[name].flat_values.numpy().astype(dtype))
+  offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+  return users, offsets, {k: np.concatenate(v) for k, v in parts.items()}
+
+
+def load_events(data_dir: str) -> EventLog:
+  """Reads a prepared dataset; once a process, later calls share the arrays.
+
+  Args:
+    data_dir: A directory that `python -m data_prep ... --output` has written.
+
+  Returns:
+    Its events.
+
+  Raises:
+    ValueError: The directory, a file or a part of one is missing, or the
+      records are not as many as the manifest says.
+  """
+  return _load_events(str(pathlib.Path(data_dir).resolve()))
+
+
+@functools.lru_cache(maxsize=4)
+def _load_events(data_dir: str) -> EventLog:
+  root = pathlib.Path(data_dir)
+  schema = schema_lib.load_schema(data_dir=data_dir)
+  manifest = _manifest(root)
+  builder = tfds.builder_from_directory(data_dir)
+  shards = _checked_shards(
+      root, sorted(builder.info.splits['train'].filenames), manifest
+  )
+  names = schema.names + (schema_lib.TIMESTAMP_KEY,)
+  users, offsets, values = _parse(shards, names)
+  counts = manifest['counts']
+  if (len(users), int(offsets[-1])) != (counts['users'], counts['events']):
+    raise ValueError(
+        f'{data_dir} holds {len(users)} users and {offsets[-1]} events; its '
+        f'{schema_lib.MANIFEST_FILE} says {counts["users"]} and '
+        f'{counts["events"]}. Prepare the dataset again.'
+    )
+  for modality in schema.modalities:
+    ids = values[modality.name]
+    if ids.min() < 1 or ids.max() >= modality.size:
+      raise ValueError(
+          f'{data_dir}: ids of {modality.name!r} are in {ids.min()}..'
+          f'{ids.max()}; {schema_lib.SCHEMA_FILE} says 1..{modality.size - 1}.'
+      )
+  return EventLog(
+      data_dir=data_dir,
+      schema=schema,
+      catalogue=schema_lib.load_catalogue(data_dir),
+      users=users,
+      offsets=offsets,
+      timestamps=values.pop(schema_lib.TIMESTAMP_KEY),
+      values=values,
+  )
