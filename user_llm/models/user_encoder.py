@@ -3,6 +3,7 @@
 Shapes: B batch, L events, D width, E feature embedding, V ids of a feature.
 """
 
+from collections.abc import Mapping
 import dataclasses
 
 import flax.linen as nn
@@ -176,3 +177,11 @@ class UserEncoder(nn.Module):
       the padded vocabulary (ids >= the modality's size are not valid).
     """
     return self.heads[modality](x_BLD), self.embeds[modality].table
+
+
+def inputs(
+    batch: Mapping[str, jax.Array], config: UserEncoderConfig
+) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
+  """The arguments of `UserEncoder.__call__` in a batch."""
+  events = {name: batch[f'user_{name}'] for name in config.schema.names}
+  return events, batch['positions'], batch['segment_ids']

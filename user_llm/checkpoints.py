@@ -1,0 +1,272 @@
+"""Save, resume and initialise; the only file that knows Orbax.
+
+A checkpoint holds the trainable parameters, the optimizer's memory, the step,
+and what it was trained on. Frozen parameters are read again from their source
+(INIT_FROM), whose digest is in the checkpoint.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+import pathlib
+import re
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from user_llm import train_state
+
+_FOLDER = 'checkpoints'
+_MENDS = {
+    'catalogue': 'DATA_DIR must be the dataset that it was trained on',
+    'vocabulary': 'VOCABULARY must be the file that it was trained with',
+    'frozen': 'INIT_FROM must name the checkpoints that it was started from',
+}
+
+
+class Checkpoints:
+  """The checkpoints of one workdir.
+
+  Args:
+    workdir: They are in its folder `checkpoints`.
+    keep: How many of the newest to keep.
+  """
+
+  def __init__(self, workdir: str, keep: int = 2):
+    self._path = pathlib.Path(workdir).absolute() / _FOLDER
+    self._manager = ocp.CheckpointManager(
+        self._path,
+        options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=False),
+        item_names=('params', 'rest', 'metadata'),
+    ) if self._path.is_dir() else None
+    self._keep = keep
+
+  def steps(self) -> list[int]:
+    """Steps with a finished checkpoint, oldest first."""
+    if self._manager is None:
+      return []
+    self._manager.reload()
+    return sorted(self._manager.all_steps())
+
+  def save(
+      self, state: train_state.TrainState, identity: Mapping[str, str]
+  ) -> None:
+    """Starts to save; the state may be donated as soon as this returns."""
+    if self._manager is None:
+      self._manager = ocp.CheckpointManager(
+          self._path,
+          options=ocp.CheckpointManagerOptions(
+              max_to_keep=self._keep, create=True
+          ),
+          item_names=('params', 'rest', 'metadata'),
+      )
+    self._manager.save(
+        int(state.step),
+        args=ocp.args.Composite(
+            params=ocp.args.StandardSave(state.trainable),
+            rest=ocp.args.StandardSave(
+                {'step': state.step, 'opt_state': state.opt_state}
+            ),
+            metadata=ocp.args.JsonSave(dict(identity)),
+        ),
+    )
+
+  def wait(self) -> None:
+    """Returns when all that was saved is on disk; raises if it is not."""
+    if self._manager is not None:
+      self._manager.wait_until_finished()
+
+  def metadata(self, step: int) -> dict[str, str]:
+    return self._manager.restore(
+        step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore())
+    )['metadata']
+
+  def restore(
+      self, step: int, state: train_state.TrainState
+  ) -> train_state.TrainState:
+    """The checkpoint of a step onto the shardings of (abstract) `state`.
+
+    Raises:
+      ValueError: its parameters have other names or shapes than `state`'s.
+    """
+    saved = self._manager.item_metadata(step)['params'].tree
+    check_same_keys(
+        train_state.flatten(saved),
+        train_state.flatten(state.trainable),
+        f'{self._path}/{step}',
+    )
+    rest = {'step': state.step, 'opt_state': state.opt_state}
+    restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+            params=ocp.args.StandardRestore(state.trainable),
+            rest=ocp.args.StandardRestore(rest),
+        ),
+    )
+    return state._replace(
+        trainable=restored['params'],
+        step=restored['rest']['step'],
+        opt_state=restored['rest']['opt_state'],
+    )
+
+  def load_params(self, step: int) -> dict[str, np.ndarray]:
+    """The trainable parameters of a step, on the host, by path."""
+    saved = self._manager.item_metadata(step)['params'].tree
+    as_numpy = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), saved)
+    restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(params=ocp.args.StandardRestore(as_numpy)),
+    )
+    return train_state.flatten(restored['params'])
+
+
+def check_same_keys(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], where: str
+) -> None:
+  """Raises ValueError with the differences in names and shapes, if any."""
+  lines = [f'  not in the checkpoint: {k}' for k in sorted(wanted.keys() - found.keys())]
+  lines += [f'  only in the checkpoint: {k}' for k in sorted(found.keys() - wanted.keys())]
+  lines += [
+      f'  {k}: {tuple(found[k].shape)} in the checkpoint, '
+      f'{tuple(wanted[k].shape)} in the model'
+      for k in sorted(found.keys() & wanted.keys())
+      if tuple(found[k].shape) != tuple(wanted[k].shape)
+  ]
+  if lines:
+    shown = '\n'.join(lines[:12])
+    raise ValueError(
+        f'The checkpoint {where} does not fit MODEL ({len(lines)} '
+        f'differences):\n{shown}'
+    )
+
+
+def check_identity(
+    found: Mapping[str, str], wanted: Mapping[str, str], where: str
+) -> None:
+  """Raises ValueError where two runs are not about the same data."""
+  for key in sorted(found.keys() & wanted.keys()):
+    if found[key] != wanted[key]:
+      raise ValueError(
+          f'{where} was made with {key} {found[key]}, and this run has '
+          f'{wanted[key]}: {_MENDS[key]}.'
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InitFrom:
+  """Parameters to take from another workdir's newest checkpoint.
+
+  Attributes:
+    path: The other workdir.
+    prefix: Path of the subtree, the same in both: 'encoder'.
+    new: Regexes of parameters under the prefix that start anew because the
+      other run has none of them, such as gates and cross-attention.
+  """
+
+  path: str
+  prefix: str
+  new: tuple[str, ...] = ()
+
+  def load(
+      self, params: Mapping[str, Any], identity: Mapping[str, str]
+  ) -> dict[str, np.ndarray]:
+    """Values for the parameters (by path) that are to be taken.
+
+    Raises:
+      ValueError: no checkpoint there, other data, left-over or missing keys.
+    """
+    checkpoints = Checkpoints(self.path)
+    steps = checkpoints.steps()
+    if not steps:
+      raise ValueError(
+          f'INIT_FROM {self.prefix!r}: no checkpoint in {self.path}; it must '
+          'be the workdir of a run that has saved one.'
+      )
+    check_identity(checkpoints.metadata(steps[-1]), identity, self.path)
+    inside = f'{self.prefix}/'
+    found = {
+        path: value
+        for path, value in checkpoints.load_params(steps[-1]).items()
+        if path.startswith(inside)
+    }
+    wanted = {
+        path: value
+        for path, value in params.items()
+        if path.startswith(inside)
+        and not any(re.match(regex, path) for regex in self.new)
+    }
+    check_same_keys(found, wanted, self.path)
+    return found
+
+
+def digest(params: Mapping[str, Any]) -> str:
+  """16 hex digits of a SHA-256 over parameters by path."""
+  sha = hashlib.sha256()
+  for path, value in sorted(params.items()):
+    sha.update(path.encode())
+    sha.update(np.ascontiguousarray(jax.device_get(value)).tobytes())
+  return sha.hexdigest()[:16]
+
+
+def place(
+    state: train_state.TrainState, values: Mapping[str, np.ndarray]
+) -> train_state.TrainState:
+  """The state with some parameters (by path) replaced, on its shardings."""
+
+  def replaced(params: Any) -> Any:
+    flat = train_state.flatten(params)
+    return train_state.unflatten({
+        path: jax.make_array_from_callback(
+            old.shape, old.sharding, lambda i, v=values[path]: v[i]
+        ) if path in values else old
+        for path, old in flat.items()
+    })
+
+  return state._replace(
+      trainable=replaced(state.trainable), frozen=replaced(state.frozen)
+  )
+
+
+def restore_or_initialise(
+    trainer: Any,
+    batch_spec: Mapping[str, Any],
+    checkpoints: Checkpoints,
+    init_from: Sequence[InitFrom],
+    identity: Mapping[str, str],
+    step: int | None = None,
+) -> tuple[train_state.TrainState, dict[str, str]]:
+  """The state that a run starts from, and its identity to save.
+
+  Order: (1) parameters from scratch; (2) INIT_FROM over them, which is where
+  frozen ones come from; (3) the workdir's own checkpoint over the trainable
+  ones, the optimizer and the step, if it has any.
+
+  Args:
+    trainer: A `trainer.Trainer`.
+    batch_spec: Shapes of a batch, for the initialisation.
+    checkpoints: Of this run's workdir.
+    init_from: What to take from other workdirs.
+    identity: Digests of the data and the vocabulary.
+    step: Of the checkpoint; None: the newest.
+  """
+  state = trainer.init_state(batch_spec)
+  flat = train_state.flatten(train_state.merge(state.trainable, state.frozen))
+  values: dict[str, np.ndarray] = {}
+  for source in init_from:
+    values.update(source.load(flat, identity))
+  if values:
+    # The optimizer starts after the weights, since some look at them.
+    state = trainer.init_opt_state(place(state, values))
+  identity = dict(identity)
+  if state.frozen:
+    identity['frozen'] = digest(train_state.flatten(state.frozen))
+  steps = checkpoints.steps()
+  if step is not None and step not in steps:
+    raise ValueError(f'No checkpoint of step {step}; there are {steps}.')
+  if steps:
+    step = steps[-1] if step is None else step
+    check_identity(checkpoints.metadata(step), identity, f'step {step}')
+    state = checkpoints.restore(step, state)
+  return state, identity

@@ -1,0 +1,121 @@
+"""The entry function `evaluate`: measure the checkpoints of a workdir."""
+
+from collections.abc import Sequence
+import pathlib
+import time
+from typing import Any
+
+from user_llm import checkpoints as checkpoints_lib
+from user_llm import evaluator as evaluator_lib
+from user_llm import optimizers
+from user_llm import partitioning
+from user_llm import train as train_lib
+from user_llm import train_state
+from user_llm import trainer as trainer_lib
+from user_llm.data import pipeline
+from user_llm.objectives import objective as objective_lib
+
+
+def evaluate(
+    *,
+    workdir: str,
+    objective: objective_lib.Objective,
+    dataset: pipeline.Dataset | pipeline.Mixture,
+    optimizer: optimizers.AdamW,
+    num_steps: int,
+    batch_size: int,
+    evaluators: Sequence[evaluator_lib.Evaluator],
+    seed: int = 0,
+    trainable: Sequence[str] = ('.*',),
+    init_from: Sequence[checkpoints_lib.InitFrom] = (),
+    mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
+    step: int | None = None,
+    follow: bool = False,
+    poll_secs: float = 10.0,
+) -> None:
+  """Writes eval/<task>/<step>.json for one checkpoint, or for all to come.
+
+  Args:
+    workdir: Of a run of `train`.
+    objective: As it was trained.
+    dataset: As it was trained on.
+    optimizer: As it was trained with.
+    num_steps: As it was trained for; `follow` ends with that checkpoint.
+    batch_size: As it was trained with.
+    evaluators: What to measure.
+    seed: As it was trained with; stands beside the figures.
+    trainable: As it was trained with.
+    init_from: Where the frozen parameters are.
+    mesh: Sizes of the mesh axes.
+    step: Of the checkpoint; None: the newest.
+    follow: Go on with each new checkpoint until the run is done.
+    poll_secs: Between looks for a new checkpoint.
+
+  Raises:
+    ValueError: no checkpoint, or it does not fit the objective or the data.
+  """
+  if not evaluators:
+    raise ValueError('EVALUATORS is empty: nothing to evaluate.')
+  spec = dataset.batch_spec('train', batch_size)
+  trainer = trainer_lib.Trainer(
+      objective=objective,
+      optimizer=optimizer.make(num_steps),
+      mesh=mesh.make(),
+      trainable=tuple(trainable),
+      seed=seed,
+  )
+  batch_spec = {key: spec[key] for key in objective.batch_keys}
+  for found in _steps(workdir, step, follow, num_steps, poll_secs):
+    state, _ = checkpoints_lib.restore_or_initialise(
+        trainer,
+        batch_spec,
+        checkpoints_lib.Checkpoints(workdir),
+        init_from,
+        dataset.identity,
+        found,
+    )
+    params = train_state.merge(state.trainable, state.frozen)
+    for evaluator in evaluators:
+      evaluation = evaluator.evaluate(objective, params, trainer.mesh)
+      path = evaluation.write(workdir, found, seed)
+      _print(evaluation, path)
+
+
+def _steps(
+    workdir: str,
+    step: int | None,
+    follow: bool,
+    num_steps: int,
+    poll_secs: float,
+) -> Any:
+  """The steps to evaluate, as they appear."""
+  steps = checkpoints_lib.Checkpoints(workdir).steps()
+  if not follow:
+    if not steps:
+      raise ValueError(
+          f'{workdir} has no finished checkpoint; train it first.'
+      )
+    yield steps[-1] if step is None else step
+    return
+  done: set[int] = set()
+  while True:
+    finished = (pathlib.Path(workdir) / train_lib.DONE_FILE).exists()
+    new = [s for s in checkpoints_lib.Checkpoints(workdir).steps() if s not in done]
+    yield from new
+    done.update(new)
+    if finished or num_steps in done:
+      return
+    time.sleep(poll_secs)
+
+
+def _print(evaluation: evaluator_lib.Evaluation, path: pathlib.Path) -> None:
+  print(
+      f'{evaluation.task} {evaluation.split}: n={evaluation.num_examples}, '
+      f'{evaluation.split_rule}, split {evaluation.split_fingerprint} -> {path}'
+  )
+  for row, values in evaluation.models.items():
+    text = '  '.join(
+        f'{name} {value.mean:.4f}±{value.stderr:.4f}'
+        for name, value in values.items()
+    )
+    print(f'  {row:16} {text}')

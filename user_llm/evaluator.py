@@ -1,0 +1,257 @@
+"""Evaluators: the same objects in training and in the eval binary.
+
+An evaluator runs over one split of one dataset and returns an `Evaluation`: a
+row of metrics for the model, rows for the floors and ceilings on the very same
+examples, and a few examples to read. It is written as JSON, one file a task
+and step.
+"""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from typing import Any, Protocol
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from user_llm import baselines
+from user_llm import metrics as metrics_lib
+from user_llm import partitioning
+from user_llm.data import pipeline
+from user_llm.objectives import objective as objective_lib
+
+Row = Mapping[str, metrics_lib.Estimate]
+
+RANKING_PROTOCOL = (
+    'full ranking over the catalogue; ties count against the model; "unseen": '
+    "the history's items are removed from the candidates, \"all\": they stay"
+)
+# JSON beside a synthetic dataset: what its known rules allow.
+CEILING_FILE = 'bayes.json'
+NUM_SHOWN = 8
+SHOWN_HISTORY = 12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+  """What one evaluator found.
+
+  Attributes:
+    task: Name of the task, also that of the folder.
+    split: 'validation' or 'test'.
+    num_examples: How many were evaluated.
+    split_rule: Name of the rule.
+    split_fingerprint: Of the held-out events.
+    protocol: How the numbers are to be read.
+    models: Metrics by row: the model's, then floors and ceilings.
+    examples: To be read: user, history, question, answers, truth.
+  """
+
+  task: str
+  split: str
+  num_examples: int
+  split_rule: str
+  split_fingerprint: str
+  protocol: str
+  models: Mapping[str, Row]
+  examples: tuple[Mapping[str, Any], ...] = ()
+
+  def scalars(self) -> dict[str, float]:
+    """Means under flat names: 'eval/<task>/<row>/<metric>'."""
+    return {
+        f'eval/{self.task}/{row}/{name}': value.mean
+        for row, values in self.models.items()
+        for name, value in values.items()
+    }
+
+  def write(self, workdir: str, step: int, seed: int) -> pathlib.Path:
+    """Writes `eval/<task>/<step>.json`, whole or not at all."""
+    folder = pathlib.Path(workdir) / 'eval' / self.task
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f'{step}.json'
+    raw = {
+        **{k: v for k, v in vars(self).items() if k != 'models'},
+        'step': step,
+        'seed': seed,
+        'models': {
+            row: {name: value._asdict() for name, value in values.items()}
+            for row, values in self.models.items()
+        },
+    }
+    partial = path.with_suffix('.partial')
+    partial.write_text(json.dumps(raw, indent=1) + '\n', encoding='utf-8')
+    os.replace(partial, path)
+    return path
+
+
+class Evaluator(Protocol):
+  """Anything that measures parameters."""
+
+  dataset: pipeline.Dataset
+  split: str
+
+  def evaluate(
+      self,
+      objective: objective_lib.Objective,
+      params: Any,
+      mesh: jax.sharding.Mesh,
+      *,
+      full: bool = True,
+  ) -> Evaluation:
+    """Measures; `full` adds floors and examples to the model's row."""
+
+
+def predictions(
+    predict: Any,
+    params: Any,
+    dataset: pipeline.Dataset,
+    split: str,
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+  """(batch, predictions) of a split on the host, without padding rows.
+
+  `predict(params, batch)` is compiled by the caller; the last batch is padded
+  to `batch_size` and what belongs to the padding is dropped here.
+  """
+  sharding = partitioning.batch_sharding(mesh)
+  batches = dataset.eval_batches(
+      split=split,
+      batch_size=batch_size,
+      host=jax.process_index(),
+      num_hosts=jax.process_count(),
+  )
+  for batch in batches:
+    on_device = {
+        key: jax.make_array_from_process_local_data(sharding, value)
+        for key, value in batch.items()
+    }
+    with jax.set_mesh(mesh):
+      out = predict(params, on_device)
+    batch, out = (
+        multihost_utils.process_allgather((batch, out), tiled=True)
+        if jax.process_count() > 1
+        else (batch, jax.device_get(out))
+    )
+    real = batch['example_id'] >= 0
+    yield (
+        {key: value[real] for key, value in batch.items()},
+        {key: value[real] for key, value in out.items()},
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def compiled_predict(objective: objective_lib.Objective) -> Any:
+  """`objective.predict`, jitted once an objective."""
+  return jax.jit(objective.predict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RankingEvaluator:
+  """Ranks every item as the next event by the encoder's own item head.
+
+  Attributes:
+    dataset: An `events` task.
+    split: 'validation' or 'test'.
+    batch_size: Rows a step, over all devices.
+    row: The model's name in the table.
+  """
+
+  dataset: pipeline.Dataset
+  split: str = 'validation'
+  batch_size: int = 128
+  row: str = 'encoder_head'
+
+  def evaluate(
+      self,
+      objective: objective_lib.Objective,
+      params: Any,
+      mesh: jax.sharding.Mesh,
+      *,
+      full: bool = True,
+  ) -> Evaluation:
+    """See `Evaluator.evaluate`."""
+    ranks: dict[str, list[np.ndarray]] = {'all': [], 'unseen': []}
+    examples: list[Mapping[str, Any]] = []
+    for batch, out in predictions(
+        compiled_predict(objective),
+        params,
+        self.dataset,
+        self.split,
+        self.batch_size,
+        mesh,
+    ):
+      for policy, parts in ranks.items():
+        parts.append(out[f'rank_{policy}'])
+      if full and not examples:
+        examples = self._examples(batch, out)
+    model = metrics_lib.both_policies(
+        {policy: np.concatenate(parts) for policy, parts in ranks.items()}
+    )
+    rows = {self.row: model}
+    if full:
+      rows |= item_floors(self.dataset, self.split)
+    return Evaluation(
+        task=self.dataset.name,
+        split=self.split,
+        num_examples=sum(map(len, ranks['all'])),
+        split_rule=self.dataset.split_rule.name,
+        split_fingerprint=self.dataset.fingerprint,
+        protocol=RANKING_PROTOCOL,
+        models=rows,
+        examples=tuple(examples),
+    )
+
+  def _examples(
+      self, batch: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray]
+  ) -> list[Mapping[str, Any]]:
+    titles = [''] + [item.title for item in self.dataset.catalogue]
+    return [
+        {
+            **history_of(self.dataset, batch, i),
+            'question': 'next event (item head)',
+            'answers': [
+                {'text': titles[item], 'score': float(score)}
+                for item, score in zip(
+                    out['top_unseen'][i], out['score_unseen'][i]
+                )
+            ],
+            'truth': titles[batch['label_item'][i]],
+        }
+        for i in range(min(NUM_SHOWN, len(batch['label_item'])))
+    ]
+
+
+def history_of(
+    dataset: pipeline.Dataset, batch: Mapping[str, np.ndarray], i: int
+) -> dict[str, Any]:
+  """User and the titles of the last events of row i of a batch."""
+  items = batch['user_item'][i]
+  return {
+      'user': dataset.user_of_example(int(batch['example_id'][i])),
+      'history': [
+          dataset.catalogue[item - 1].title
+          for item in items[items > 0][-SHOWN_HISTORY:]
+      ],
+  }
+
+
+def item_floors(dataset: pipeline.Dataset, split: str) -> dict[str, Row]:
+  """Popularity and first-order Markov, and the ceiling where it is known."""
+  rows = {
+      name: metrics_lib.both_policies(ranks)
+      for name, ranks in baselines.item_ranks(dataset, split).items()
+  }
+  ceiling = pathlib.Path(dataset.data_dir) / CEILING_FILE
+  if split == 'test' and ceiling.is_file():
+    known = json.loads(ceiling.read_text()).get(dataset.split_rule.name)
+    if known and known['split_fingerprint'] == dataset.fingerprint:
+      rows['bayes_optimal'] = {
+          name: metrics_lib.Estimate(value['mean'], value['stderr'])
+          for name, value in known['metrics'].items()
+      }
+  return rows

@@ -1,0 +1,97 @@
+"""Text given a user: the language-model loss on the answer's tokens.
+
+Without a user encoder it is language-model pretraining, or the text prompt.
+
+Shapes: B users, P targets a user, T tokens, V vocabulary (padded).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from user_llm.models import user_llm
+from user_llm.objectives import objective
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionedLM:
+  """-log p(answer | question, user), see `objective.Objective`.
+
+  Attributes:
+    model: The parts of the model.
+  """
+
+  model: user_llm.UserLLMConfig
+
+  @property
+  def module(self) -> user_llm.UserLLM:
+    return user_llm.UserLLM(self.model)
+
+  @property
+  def batch_keys(self) -> tuple[str, ...]:
+    return (
+        *self.model.user_keys, 'input_tokens', 'target_tokens', 'loss_weights'
+    )
+
+  @property
+  def predict_keys(self) -> tuple[str, ...]:
+    return self.batch_keys
+
+  def init(self, rng: jax.Array, batch: objective.Batch) -> objective.Params:
+    """Parameters with their logical names."""
+    return self.module.init(rng, batch)['params']
+
+  def _score(
+      self,
+      params: objective.Params,
+      batch: objective.Batch,
+      rng: jax.Array | None,
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """-log p(token), is it the most likely, and its weight: f32[B, P, T']."""
+    # A batch of one task has its prompt, bos + question: the columns that
+    # predict the question are neither scored nor computed.
+    first = 0
+    if 'prompt_tokens' in batch:
+      first = batch['prompt_tokens'].shape[-1] - 1
+    logits_BPTV = self.module.apply(
+        {'params': params},
+        batch,
+        first,
+        rngs=None if rng is None else {'dropout': rng},
+    )
+    targets_BPT = batch['target_tokens'][..., first:]
+    weights_BPT = batch['loss_weights'][..., first:]
+    is_target = jnp.arange(logits_BPTV.shape[-1]) == targets_BPT[..., None]
+    # Not a gather, whose gradient is a slow scatter on CPU.
+    target_BPT = jnp.sum(jnp.where(is_target, logits_BPTV, 0), axis=-1)
+    nats_BPT = jax.nn.logsumexp(logits_BPTV, axis=-1) - target_BPT
+    correct_BPT = target_BPT >= jnp.max(logits_BPTV, axis=-1)
+    return nats_BPT, correct_BPT, weights_BPT
+
+  def loss(
+      self,
+      params: objective.Params,
+      batch: objective.Batch,
+      rng: jax.Array | None,
+  ) -> objective.Loss:
+    """Mean over answer tokens; `answer_nats` is -log p of whole answers."""
+    nats_BPT, correct_BPT, weights_BPT = self._score(params, batch, rng)
+    total = jnp.sum(nats_BPT * weights_BPT)
+    weight = jnp.sum(weights_BPT)
+    answers = jnp.sum(jnp.any(weights_BPT > 0, axis=-1), dtype=jnp.float32)
+    return objective.Loss(
+        total,
+        weight,
+        {
+            'accuracy': (jnp.sum(correct_BPT * weights_BPT), weight),
+            'answer_nats': (total, answers),
+        },
+    )
+
+  def predict(
+      self, params: objective.Params, batch: objective.Batch
+  ) -> dict[str, jax.Array]:
+    """f32[B, P] `answer_nats`, -log p(answer) of the batch's own answers."""
+    nats_BPT, _, weights_BPT = self._score(params, batch, None)
+    return {'answer_nats': jnp.sum(nats_BPT * weights_BPT, axis=-1)}

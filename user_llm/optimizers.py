@@ -1,0 +1,106 @@
+"""AdamW with warm-up, decay, clipping and learning rates by part."""
+
+from collections.abc import Callable
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import optax
+
+from user_llm import train_state
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW:
+  """Builds an optimizer (arXiv 1711.05101) and its schedule.
+
+  Attributes:
+    learning_rate: At the peak.
+    warmup_steps: Linear from 0 to the peak.
+    end_factor: Of the peak, where the cosine ends.
+    weight_decay: On parameters of two or more dimensions.
+    b2: Decay of the second moment.
+    clip_norm: Of the gradient's global norm.
+    scales: (path regex, factor on the learning rate); the first that matches
+      the start of a parameter's path counts. For new parts beside pretrained
+      ones: (('.*gate', 10.0),).
+  """
+
+  learning_rate: float
+  warmup_steps: int = 100
+  end_factor: float = 0.0
+  weight_decay: float = 0.01
+  b2: float = 0.98
+  clip_norm: float = 1.0
+  scales: tuple[tuple[str, float], ...] = ()
+
+  def __post_init__(self):
+    for name in ('learning_rate', 'weight_decay', 'clip_norm'):
+      value = getattr(self, name)
+      if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f'AdamW.{name} must be a number, not {value!r}.')
+    if not isinstance(self.warmup_steps, int) or self.warmup_steps < 0:
+      raise ValueError(
+          'AdamW.warmup_steps must be an integer of at least 0, not '
+          f'{self.warmup_steps!r}.'
+      )
+    if self.learning_rate <= 0:
+      raise ValueError(
+          f'AdamW.learning_rate must be positive, not {self.learning_rate!r}.'
+      )
+
+  def schedule(self, num_steps: int) -> Schedule:
+    """Learning rate by step: linear warm-up, then cosine to `num_steps`."""
+    if num_steps <= self.warmup_steps:
+      raise ValueError(
+          f'NUM_STEPS={num_steps} leaves no step after '
+          f'WARMUP_STEPS={self.warmup_steps}.'
+      )
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=self.learning_rate,
+        warmup_steps=self.warmup_steps,
+        decay_steps=num_steps,
+        end_value=self.learning_rate * self.end_factor,
+    )
+
+  def make(self, num_steps: int) -> optax.GradientTransformation:
+    return optax.chain(
+        optax.clip_by_global_norm(self.clip_norm),
+        optax.scale_by_adam(b2=self.b2),
+        optax.add_decayed_weights(
+            self.weight_decay,
+            mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p),
+        ),
+        _scale_by_path(self.scales),
+        optax.scale_by_learning_rate(self.schedule(num_steps)),
+    )
+
+
+def _scale_by_path(
+    scales: tuple[tuple[str, float], ...],
+) -> optax.GradientTransformation:
+  """Multiplies updates by the factor of the first regex that matches."""
+
+  def factor(path: str) -> float:
+    return next((f for regex, f in scales if re.match(regex, path)), 1.0)
+
+  def init(params: Any) -> optax.EmptyState:
+    paths = train_state.flatten(params)
+    for regex, _ in scales:
+      if not any(re.match(regex, path) for path in paths):
+        raise ValueError(
+            f'AdamW.scales: {regex!r} matches no trainable parameter.'
+        )
+    return optax.EmptyState()
+
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    del params
+    flat = train_state.flatten(updates)
+    flat = {path: x * factor(path) for path, x in flat.items()}
+    return train_state.unflatten(flat), state
+
+  return optax.GradientTransformation(init, update)

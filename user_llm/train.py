@@ -1,0 +1,189 @@
+"""The entry function `train`: start or resume a run, to its end."""
+
+from collections.abc import Sequence
+import itertools
+import pathlib
+from typing import Any
+
+import jax
+
+from user_llm import checkpoints as checkpoints_lib
+from user_llm import dry_run as dry_run_lib
+from user_llm import evaluator as evaluator_lib
+from user_llm import optimizers
+from user_llm import partitioning
+from user_llm import run_logging
+from user_llm import train_state
+from user_llm import trainer as trainer_lib
+from user_llm.data import pipeline
+from user_llm.objectives import objective as objective_lib
+
+# Written when a run has reached its last step and its evaluations.
+DONE_FILE = 'DONE'
+
+
+def train(
+    *,
+    workdir: str,
+    objective: objective_lib.Objective,
+    dataset: pipeline.Dataset | pipeline.Mixture,
+    optimizer: optimizers.AdamW,
+    num_steps: int,
+    batch_size: int,
+    seed: int = 0,
+    evaluators: Sequence[evaluator_lib.Evaluator] = (),
+    trainable: Sequence[str] = ('.*',),
+    init_from: Sequence[checkpoints_lib.InitFrom] = (),
+    mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
+    num_microbatches: int = 1,
+    log_every_steps: int = 20,
+    eval_every_steps: int = 0,
+    save_every_steps: int = 500,
+    dry_run: bool = False,
+) -> None:
+  """Trains until `num_steps`, from the workdir's last checkpoint if it has one.
+
+  Args:
+    workdir: Receives checkpoints, metrics.jsonl, TensorBoard events, run.json,
+      eval/<task>/<step>.json and, at the end, DONE.
+    objective: What to train.
+    dataset: Its examples.
+    optimizer: AdamW and its schedule.
+    num_steps: Optimizer steps.
+    batch_size: Rows a step, over all hosts.
+    seed: Of the initialisation, the data's order and the dropout.
+    evaluators: Run on the validation split every `eval_every_steps` steps and,
+      with floors and examples, at the end.
+    trainable: Path regexes; the first that matches decides ('!' freezes).
+    init_from: Parameters to take from other workdirs.
+    mesh: Sizes of the mesh axes.
+    num_microbatches: Parts of a batch whose gradients are added up.
+    log_every_steps: Between lines of metrics.jsonl.
+    eval_every_steps: Between evaluations; 0: only at the end.
+    save_every_steps: Between checkpoints; the last step is always saved.
+    dry_run: Print parameters, shapes and memory, then return.
+
+  Raises:
+    ValueError: what was asked for does not fit together; nothing is written.
+  """
+  _check_positive(
+      NUM_STEPS=num_steps,
+      BATCH_SIZE=batch_size,
+      num_microbatches=num_microbatches,
+      log_every_steps=log_every_steps,
+      save_every_steps=save_every_steps,
+  )
+  device_mesh = mesh.make()
+  rows = device_mesh.shape['replica'] * device_mesh.shape['data']
+  if batch_size % (rows * num_microbatches):
+    raise ValueError(
+        f'BATCH_SIZE={batch_size} is not divisible by {rows} (replica x data) x '
+        f'{num_microbatches} (num_microbatches).'
+    )
+  batch_spec = dataset.batch_spec('train', batch_size)
+  trainer_lib.check_batch(batch_spec, objective.batch_keys, 'The objective')
+  batch_spec = {key: batch_spec[key] for key in objective.batch_keys}
+  trainer = trainer_lib.Trainer(
+      objective=objective,
+      optimizer=optimizer.make(num_steps),
+      mesh=device_mesh,
+      trainable=tuple(trainable),
+      num_microbatches=num_microbatches,
+      seed=seed,
+  )
+  if dry_run:
+    dry_run_lib.report(trainer, batch_spec)
+    return
+
+  checkpoints = checkpoints_lib.Checkpoints(workdir)
+  state, identity = checkpoints_lib.restore_or_initialise(
+      trainer, batch_spec, checkpoints, init_from, dataset.identity
+  )
+  start_step = int(state.step)
+  if start_step >= num_steps and (pathlib.Path(workdir) / DONE_FILE).exists():
+    print(f'{workdir} is at its last step, {start_step}: nothing to do.')
+    return
+  run_logging.write_run_info(
+      workdir,
+      seed=seed,
+      num_params=_count(state.trainable) + _count(state.frozen),
+      num_trainable=_count(state.trainable),
+      split_rule=dataset.split_rule.name,
+      split_fingerprint=dataset.fingerprint,
+  )
+  step_fn = trainer.compile_step(state, batch_spec)
+  schedule = optimizer.schedule(num_steps)
+  with run_logging.RunLogger(
+      workdir,
+      num_steps=num_steps,
+      start_step=start_step,
+      log_every_steps=log_every_steps,
+  ) as logger:
+    batches = dataset.train_batches(
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start_step,
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+    )
+    for step, batch in zip(
+        range(start_step + 1, num_steps + 1), _ahead(batches)
+    ):
+      state, scalars = step_fn(
+          state,
+          trainer.device_batch({key: batch[key] for key in batch_spec}),
+      )
+      logger.log(step, {**scalars, 'learning_rate': schedule(step - 1)})
+      last = step == num_steps
+      if last or step % save_every_steps == 0:
+        logger.flush()  # A step that is not finite is not saved.
+        checkpoints.save(state, identity)
+      if not last and eval_every_steps and step % eval_every_steps == 0:
+        _evaluate(evaluators, trainer, state, logger, step)
+    evaluations = _evaluate(evaluators, trainer, state, logger, num_steps, True)
+    for evaluation in evaluations:
+      evaluation.write(workdir, num_steps, seed)
+    checkpoints.wait()
+    run_logging.write_run_info(
+        workdir,
+        finished=run_logging.timestamp(),
+        wall_secs=round(logger.wall_secs, 1),
+    )
+  (pathlib.Path(workdir) / DONE_FILE).touch()
+
+
+def _evaluate(
+    evaluators: Sequence[evaluator_lib.Evaluator],
+    trainer: trainer_lib.Trainer,
+    state: train_state.TrainState,
+    logger: run_logging.RunLogger,
+    step: int,
+    full: bool = False,
+) -> list[evaluator_lib.Evaluation]:
+  params = train_state.merge(state.trainable, state.frozen)
+  evaluations = [
+      evaluator.evaluate(trainer.objective, params, trainer.mesh, full=full)
+      for evaluator in evaluators
+  ]
+  for evaluation in evaluations:
+    logger.write(step, evaluation.scalars())
+  return evaluations
+
+
+def _ahead(batches: Any) -> Any:
+  """Fetches a batch before the step that needs it is waited for."""
+  first = next(batches)
+  for batch in itertools.chain(batches):
+    yield first
+    first = batch
+  yield first
+
+
+def _count(params: Any) -> int:
+  return sum(x.size for x in jax.tree.leaves(params))
+
+
+def _check_positive(**values: int) -> None:
+  for name, value in values.items():
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+      raise ValueError(f'{name} must be a positive integer, not {value!r}.')

@@ -1,0 +1,78 @@
+"""The state of a run, and which parameters train.
+
+Gradients, optimizer memory and checkpoints hold only the trainable part.
+"""
+
+from collections.abc import Mapping, Sequence
+import re
+from typing import Any, NamedTuple
+
+import flax.traverse_util
+import jax
+
+Params = Any
+
+
+class TrainState(NamedTuple):
+  """All that a step changes, and the frozen parameters beside it.
+
+  Attributes:
+    step: i32[], optimizer steps taken.
+    trainable: Nested dict of the parameters that train.
+    frozen: Nested dict of the others.
+    opt_state: Of the optimizer, over `trainable`.
+  """
+
+  step: jax.Array
+  trainable: Params
+  frozen: Params
+  opt_state: Any
+
+
+def flatten(params: Params) -> dict[str, Any]:
+  """{'encoder/norm/scale': array, ...}."""
+  return flax.traverse_util.flatten_dict(params, sep='/')
+
+
+def unflatten(flat: Mapping[str, Any]) -> Params:
+  return flax.traverse_util.unflatten_dict(dict(flat), sep='/')
+
+
+def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
+  """Splits parameters into (trainable, frozen) by their paths.
+
+  Args:
+    params: Nested dict.
+    patterns: Regular expressions, looked for at the start of a path such as
+      'decoder/groups/cross_attention/gate'; one that starts with '!' freezes.
+      The first that matches decides; what none matches is frozen.
+
+  Raises:
+    ValueError: a pattern that decides nothing, or nothing trains.
+  """
+  rules = [(p.removeprefix('!'), not p.startswith('!')) for p in patterns]
+  deciding = set()
+  trainable, frozen = {}, {}
+  flat = flatten(params)
+  for path, leaf in flat.items():
+    trains = False
+    for pattern, value in rules:
+      if re.match(pattern, path):
+        deciding.add(pattern)
+        trains = value
+        break
+    (trainable if trains else frozen)[path] = leaf
+  idle = [p for p, _ in rules if p not in deciding]
+  if idle or not trainable:
+    modules = sorted({'/'.join(path.split('/')[:2]) for path in flat})
+    raise ValueError(
+        f'TRAINABLE={tuple(patterns)}: '
+        + (f'{idle} decide no parameter' if idle else 'nothing trains')
+        + f'; parameters start with {", ".join(modules)}.'
+    )
+  return unflatten(trainable), unflatten(frozen)
+
+
+def merge(trainable: Params, frozen: Params) -> Params:
+  """The inverse of `split`."""
+  return unflatten({**flatten(trainable), **flatten(frozen)})

@@ -1,0 +1,208 @@
+"""State, sharding and steps; knows no model by name."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from user_llm import partitioning
+from user_llm import train_state
+from user_llm.objectives import objective as objective_lib
+
+Batch = Mapping[str, jax.Array]
+Scalars = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trainer:
+  """One optimisation problem on one mesh.
+
+  Attributes:
+    objective: Loss and parameters.
+    optimizer: Of the trainable parameters.
+    mesh: Devices.
+    trainable: Path regexes, see `train_state.split`.
+    num_microbatches: Parts of a batch whose gradients are added up.
+    seed: Of the initialisation and of each step's RNG, fold_in(seed, step).
+  """
+
+  objective: objective_lib.Objective
+  optimizer: optax.GradientTransformation
+  mesh: jax.sharding.Mesh
+  trainable: tuple[str, ...] = ('.*',)
+  num_microbatches: int = 1
+  seed: int = 0
+
+  def abstract_state(
+      self, batch_spec: Mapping[str, Any]
+  ) -> train_state.TrainState:
+    """Shapes, dtypes and shardings of the state; allocates nothing."""
+    boxed = jax.eval_shape(self.objective.init, jax.random.key(0), batch_spec)
+    shardings = partitioning.param_shardings(boxed, self.mesh)
+    params = jax.tree.map(_with_sharding, partitioning.unbox(boxed), shardings)
+    trainable, frozen = train_state.split(params, self.trainable)
+    opt_state = jax.eval_shape(self.optimizer.init, trainable)
+    opt_shardings = partitioning.state_shardings(
+        opt_state,
+        trainable,
+        jax.tree.map(lambda x: x.sharding, trainable),
+        self.mesh,
+    )
+    replicated = jax.sharding.NamedSharding(
+        self.mesh, jax.sharding.PartitionSpec()
+    )
+    return train_state.TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated),
+        trainable=trainable,
+        frozen=frozen,
+        opt_state=jax.tree.map(_with_sharding, opt_state, opt_shardings),
+    )
+
+  def init_state(self, batch_spec: Mapping[str, Any]) -> train_state.TrainState:
+    """A freshly initialised state, each array made in its place on the mesh."""
+    abstract = self.abstract_state(batch_spec)
+    zeros = {k: jnp.zeros(v.shape, v.dtype) for k, v in batch_spec.items()}
+
+    def make() -> train_state.TrainState:
+      params = partitioning.unbox(
+          self.objective.init(jax.random.key(self.seed), zeros)
+      )
+      trainable, frozen = train_state.split(params, self.trainable)
+      return train_state.TrainState(
+          step=jnp.zeros((), jnp.int32),
+          trainable=trainable,
+          frozen=frozen,
+          opt_state=self.optimizer.init(trainable),
+      )
+
+    with jax.set_mesh(self.mesh):
+      return jax.jit(make, out_shardings=_shardings(abstract))()
+
+  def init_opt_state(
+      self, state: train_state.TrainState
+  ) -> train_state.TrainState:
+    """The state with the optimizer started anew on its parameters."""
+    with jax.set_mesh(self.mesh):
+      opt_state = jax.jit(
+          self.optimizer.init, out_shardings=_shardings(state.opt_state)
+      )(state.trainable)
+    return state._replace(opt_state=opt_state)
+
+  @functools.cached_property
+  def _batch_sharding(self) -> jax.sharding.NamedSharding:
+    return partitioning.batch_sharding(self.mesh)
+
+  def device_batch(self, batch: Mapping[str, np.ndarray]) -> Batch:
+    """This host's share of a batch as its part of the global arrays."""
+    return {
+        key: jax.make_array_from_process_local_data(self._batch_sharding, value)
+        for key, value in batch.items()
+    }
+
+  def compile_step(
+      self, state: train_state.TrainState, batch_spec: Mapping[str, Any]
+  ) -> Any:
+    """The compiled `(state, batch) -> (state, scalars)`; donates the state.
+
+    Scalars are f32[]: `loss` (mean over the batch's valid targets), `weight`
+    (how many they are), `grad_norm` and the objective's own metrics.
+    """
+    batch = {
+        key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._batch_sharding)
+        for key, x in batch_spec.items()
+    }
+    with jax.set_mesh(self.mesh):
+      return (
+          jax.jit(
+              self._step,
+              donate_argnums=0,
+              # Gradients' shardings drift where only the inputs' are pinned.
+              out_shardings=(_shardings(state), None),
+          )
+          .lower(state, batch)
+          .compile()
+      )
+
+  def _step(
+      self, state: train_state.TrainState, batch: Batch
+  ) -> tuple[train_state.TrainState, Scalars]:
+    rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
+    grads, loss = self._gradients(state, batch, rng)
+    weight = jnp.maximum(loss.weight, 1.0)
+    grads = jax.tree.map(lambda g: g / weight, grads)
+    updates, opt_state = self.optimizer.update(
+        grads, state.opt_state, state.trainable
+    )
+    scalars = {
+        'loss': loss.total / weight,
+        'weight': loss.weight,
+        'grad_norm': optax.global_norm(grads),
+    }
+    for name, (total, count) in loss.metrics.items():
+      scalars[name] = total / jnp.maximum(count, 1.0)
+    return state._replace(
+        step=state.step + 1,
+        trainable=optax.apply_updates(state.trainable, updates),
+        opt_state=opt_state,
+    ), scalars
+
+  def _gradients(
+      self, state: train_state.TrainState, batch: Batch, rng: jax.Array
+  ) -> tuple[Any, objective_lib.Loss]:
+    """Gradients of the loss's total, and the loss, over all microbatches."""
+
+    def total(trainable: Any, part: Batch, part_rng: jax.Array) -> Any:
+      params = train_state.merge(trainable, state.frozen)
+      loss = self.objective.loss(params, part, part_rng)
+      return loss.total, loss
+
+    grad = jax.grad(total, has_aux=True)
+    num = self.num_microbatches
+    if num == 1:
+      return grad(state.trainable, batch, rng)
+
+    # Row i goes to microbatch i % num, so that each keeps the mesh's layout.
+    parts = jax.tree.map(
+        lambda x: jnp.moveaxis(
+            x.reshape(x.shape[0] // num, num, *x.shape[1:]), 1, 0
+        ),
+        batch,
+    )
+
+    def add(carry: Any, xs: Any) -> tuple[Any, None]:
+      part, index = xs
+      part_grads = grad(
+          state.trainable, part, jax.random.fold_in(rng, index)
+      )
+      return jax.tree.map(jnp.add, carry, part_grads), None
+
+    first = jax.eval_shape(
+        grad, state.trainable, jax.tree.map(lambda x: x[0], parts), rng
+    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
+    return jax.lax.scan(add, zeros, (parts, jnp.arange(num)))[0]
+
+
+def check_batch(
+    spec: Mapping[str, Any], keys: Sequence[str], what: str
+) -> None:
+  """Raises ValueError where a dataset lacks what an objective reads."""
+  missing = [key for key in keys if key not in spec]
+  if missing:
+    raise ValueError(
+        f'{what} needs batch keys {missing}, and TASK gives '
+        f'{", ".join(spec)}. Is TASK the right one for this objective?'
+    )
+
+
+def _with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def _shardings(tree: Any) -> Any:
+  return jax.tree.map(lambda x: x.sharding, tree)
