@@ -1,12 +1,31 @@
 """Prepares datasets: python -m data_prep {movielens,sequences,synthetic} ..."""
 
 import argparse
+from collections.abc import Mapping
+import dataclasses
 import os
+import pathlib
 import re
 import sys
+import tempfile
+import typing
+from typing import Any
+
+if typing.TYPE_CHECKING:
+  from data_prep import common
 
 # TensorFlow's banner is no news to who prepares data.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+_WORLD_SIZES = (
+    'num_users',
+    'num_items',
+    'num_genres',
+    'num_tastes',
+    'num_themes',
+    'min_events',
+    'max_events',
+)
 
 
 def _name(text: str) -> str:
@@ -31,6 +50,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       '--overwrite', action='store_true', help='replace an earlier dataset there'
   )
+
+
+def _add_cleaning(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       '--min_user_events',
       type=int,
@@ -45,9 +67,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
       metavar='N',
       help='k-core: fewest events of an item (default: %(default)s)',
   )
-
-
-def _add_rejects(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       '--max_reject_fraction',
       type=_fraction,
@@ -74,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
       '--name', type=_name, help='default: movielens_100k and so on'
   )
   _add_common(movielens)
-  _add_rejects(movielens)
+  _add_cleaning(movielens)
   movielens.set_defaults(run=_movielens)
 
   sequences = commands.add_parser(
@@ -83,38 +102,66 @@ def _parser() -> argparse.ArgumentParser:
   sequences.add_argument('--input', required=True, metavar='FILE')
   sequences.add_argument('--name', required=True, type=_name)
   _add_common(sequences)
-  _add_rejects(sequences)
+  _add_cleaning(sequences)
   sequences.set_defaults(run=_sequences)
+
+  synthetic = commands.add_parser(
+      'synthetic', help='a small world with known rules and a known optimum'
+  )
+  synthetic.add_argument('--seed', type=int, default=0)
+  synthetic.add_argument('--name', type=_name, default='synthetic')
+  for flag in _WORLD_SIZES:
+    synthetic.add_argument(f'--{flag}', type=int, metavar='N')
+  _add_common(synthetic)
+  synthetic.set_defaults(run=_synthetic)
   return parser
 
 
-def _options(args: argparse.Namespace) -> dict[str, object]:
-  """What shapes the dataset; paths do not, and would name the machine."""
-  paths = ('input', 'output', 'overwrite', 'run', 'download')
-  return {k: v for k, v in sorted(vars(args).items()) if k not in paths}
-
-
-def _prepare(args, directory, raw, extra_files=None) -> None:
+def _write(
+    args: argparse.Namespace,
+    directory: pathlib.Path,
+    raw: 'common.RawDataset',
+    *,
+    options: Mapping[str, Any],
+    cleaning: 'common.CleaningConfig',
+    extra_files: Mapping[str, str] | None = None,
+) -> None:
   from data_prep import common
 
   manifest = common.prepare(
       raw,
       directory=directory,
-      cleaning=common.CleaningConfig(
-          min_user_events=args.min_user_events,
-          min_item_events=args.min_item_events,
-      ),
-      options=_options(args),
+      cleaning=cleaning,
+      # Paths do not shape the dataset, and would name the machine.
+      options={'command': args.command, **options},
       extra_files=extra_files,
   )
   counts = ', '.join(f'{n:,} {what}' for what, n in manifest['counts'].items())
   print(f'{manifest["name"]}: {counts} -> {args.output}')
 
 
+def _cleaning(args: argparse.Namespace) -> 'common.CleaningConfig':
+  from data_prep import common
+
+  return common.CleaningConfig(
+      min_user_events=args.min_user_events,
+      min_item_events=args.min_item_events,
+  )
+
+
+def _cleaning_options(args: argparse.Namespace) -> dict[str, Any]:
+  return {
+      'min_user_events': args.min_user_events,
+      'min_item_events': args.min_item_events,
+      'max_reject_fraction': args.max_reject_fraction,
+  }
+
+
 def _movielens(args: argparse.Namespace) -> None:
   from data_prep import movielens
   from data_prep import outputs
 
+  cleaning = _cleaning(args)
   with outputs.output_directory(
       args.output, overwrite=args.overwrite
   ) as directory:
@@ -124,13 +171,20 @@ def _movielens(args: argparse.Namespace) -> None:
         name=args.name,
         max_reject_fraction=args.max_reject_fraction,
     )
-    _prepare(args, directory, raw)
+    _write(
+        args,
+        directory,
+        raw,
+        options=_cleaning_options(args),
+        cleaning=cleaning,
+    )
 
 
 def _sequences(args: argparse.Namespace) -> None:
   from data_prep import outputs
   from data_prep import sequences
 
+  cleaning = _cleaning(args)
   with outputs.output_directory(
       args.output, overwrite=args.overwrite
   ) as directory:
@@ -139,7 +193,44 @@ def _sequences(args: argparse.Namespace) -> None:
         name=args.name,
         max_reject_fraction=args.max_reject_fraction,
     )
-    _prepare(args, directory, raw)
+    _write(
+        args,
+        directory,
+        raw,
+        options=_cleaning_options(args),
+        cleaning=cleaning,
+    )
+
+
+def _synthetic(args: argparse.Namespace) -> None:
+  from data_prep import common
+  from data_prep import movielens
+  from data_prep import outputs
+  from data_prep import synthetic
+  from data_prep import world
+
+  sizes = {
+      size: getattr(args, size)
+      for size in _WORLD_SIZES
+      if getattr(args, size) is not None
+  }
+  config = world.WorldConfig(**sizes)
+  with outputs.output_directory(
+      args.output, overwrite=args.overwrite
+  ) as directory:
+    with tempfile.TemporaryDirectory(dir=directory) as upstream:
+      bayes = synthetic.simulate(
+          config, seed=args.seed, directory=pathlib.Path(upstream)
+      )
+      raw = movielens.read(path=upstream, scratch=directory, name=args.name)
+    _write(
+        args,
+        directory,
+        raw,
+        options={'seed': args.seed, **dataclasses.asdict(config)},
+        cleaning=common.CleaningConfig(),
+        extra_files={synthetic.BAYES_FILE: bayes},
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
