@@ -1,0 +1,162 @@
+"""A user encoder and a decoder that reads it (arXiv 2402.13598, section 3).
+
+Shapes: B users, P targets a user, R = B * P, L events, T tokens, D width, V
+vocabulary (padded).
+"""
+
+from collections.abc import Mapping
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from user_llm.models import cross_attention
+from user_llm.models import decoder as decoder_lib
+from user_llm.models import layers
+from user_llm.models import resampler as resampler_lib
+from user_llm.models import user_encoder as encoder_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoUserConfig:
+  """No user is read: the model is its decoder."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UserLLMConfig:
+  """Parts of a `UserLLM`.
+
+  Attributes:
+    decoder: The language model.
+    user_encoder: What reads a history; `NoUserConfig()`: a plain LM.
+    resampler: What makes few tokens of many; by default nothing does.
+  """
+
+  decoder: decoder_lib.DecoderConfig
+  user_encoder: encoder_lib.UserEncoderConfig | NoUserConfig = NoUserConfig()
+  resampler: (
+      resampler_lib.ResamplerConfig | resampler_lib.NoResamplerConfig
+  ) = resampler_lib.NoResamplerConfig()
+
+  def __post_init__(self):
+    for name, kind in (
+        ('decoder', 'DecoderConfig'),
+        ('user_encoder', 'UserEncoderConfig or NoUserConfig'),
+        ('resampler', 'ResamplerConfig or NoResamplerConfig'),
+    ):
+      value = getattr(self, name)
+      if type(value).__name__ not in kind.split(' or '):
+        raise ValueError(f'UserLLMConfig.{name} must be a {kind}: {value!r}.')
+
+  @property
+  def has_user(self) -> bool:
+    return not isinstance(self.user_encoder, NoUserConfig)
+
+  @property
+  def user_keys(self) -> tuple[str, ...]:
+    """Batch keys that describe users."""
+    if not self.has_user:
+      return ()
+    names = self.user_encoder.schema.names
+    return (
+        *(f'user_{name}' for name in names),
+        'user_mask', 'positions', 'segment_ids', 'history_end',
+    )
+
+
+class UserLLM(nn.Module):
+  """Encoder -> resampler -> projection -> decoder with cross-attention."""
+
+  config: UserLLMConfig
+
+  def setup(self) -> None:
+    config = self.config
+    self.decoder = decoder_lib.Decoder(config.decoder)
+    if config.has_user:
+      self.user_encoder = encoder_lib.UserEncoder(config.user_encoder)
+      self.resampler = config.resampler.make()
+      self.projection = layers.Dense(
+          config.decoder.embed_dim, ('features', 'embed')
+      )
+
+  def user_context(
+      self, batch: Mapping[str, jax.Array]
+  ) -> cross_attention.UserContext | None:
+    """Reads the users, once.
+
+    The encoder is causal, so that one pass over a row's L events serves all its
+    targets: target p sees the first `history_end[:, p]` of them.
+
+    Returns:
+      What the decoder's cross-attentions need; None where there is no user.
+    """
+    if not self.config.has_user:
+      return None
+    events = {
+        name: batch[f'user_{name}']
+        for name in self.config.user_encoder.schema.names
+    }
+    tokens_BLD = self.user_encoder(
+        events, batch['positions'], batch['segment_ids']
+    )
+    ago_BPL = (
+        batch['history_end'][:, :, None] - 1 - jnp.arange(tokens_BLD.shape[1])
+    )
+    user = self.resampler(
+        cross_attention.UserTokens(
+            tokens_BLD,
+            (ago_BPL >= 0) & batch['user_mask'][:, None, :],
+            jnp.maximum(ago_BPL, 0),
+        )
+    )
+    user = user._replace(tokens=self.projection(user.tokens))
+    return self.decoder.user_context(user)
+
+  def __call__(
+      self, batch: Mapping[str, jax.Array], first_column: int = 0
+  ) -> jax.Array:
+    """Teacher-forced logits of the text columns from `first_column` on.
+
+    Args:
+      batch: `input_tokens` i32[B, P, T] and what describes the users.
+      first_column: Static; the columns before it are read, not predicted.
+
+    Returns:
+      f32[B, P, T - first_column, V].
+    """
+    tokens_BPT = batch['input_tokens']
+    tokens_RT = tokens_BPT.reshape(-1, tokens_BPT.shape[-1])
+    x_RTD, _ = self.decoder(tokens_RT, self.user_context(batch))
+    logits = self.decoder.logits(x_RTD[:, first_column:])
+    return logits.reshape(*tokens_BPT.shape[:2], *logits.shape[1:])
+
+  def prefill(
+      self, batch: Mapping[str, jax.Array], rows: int, capacity: int
+  ) -> tuple[jax.Array, cross_attention.UserContext | None, decoder_lib.Cache]:
+    """Reads users and prompts: `prompt_tokens` i32[B, 1, T].
+
+    Returns:
+      f32[B, V] logits of what comes next; the users and the cache, for `extend`
+      by `rows` rows a user.
+    """
+    prompt_BPT = batch['prompt_tokens']
+    if prompt_BPT.shape[1] != 1:
+      raise ValueError(
+          f'prompt_tokens have shape {prompt_BPT.shape}: generation needs one '
+          'target a row (TARGETS_PER_EXAMPLE=1).'
+      )
+    context = self.user_context(batch)
+    logits, cache = self.decoder.prefill(
+        prompt_BPT[:, 0], context, rows, capacity
+    )
+    return logits, context, cache
+
+  def extend(
+      self,
+      tokens_R: jax.Array,
+      context: cross_attention.UserContext | None,
+      cache: decoder_lib.Cache,
+  ) -> tuple[jax.Array, decoder_lib.Cache]:
+    """Adds one token to each row; f32[R, V] logits and the cache."""
+    return self.decoder.extend(tokens_R, context, cache)
