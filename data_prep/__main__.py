@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Mapping
 import dataclasses
-import os
 import pathlib
 import re
 import sys
@@ -13,9 +12,6 @@ from typing import Any
 
 if typing.TYPE_CHECKING:
   from data_prep import common
-
-# TensorFlow's banner is no news to who prepares data.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 _WORLD_SIZES = (
     'num_users',
@@ -83,11 +79,14 @@ def _parser() -> argparse.ArgumentParser:
   movielens = commands.add_parser(
       'movielens', help='MovieLens, in any of its layouts'
   )
-  movielens.add_argument(
-      '--input',
-      required=True,
-      metavar='DIR_OR_ZIP',
-      help='as GroupLens publishes it',
+  source = movielens.add_mutually_exclusive_group(required=True)
+  source.add_argument(
+      '--input', metavar='DIR_OR_ZIP', help='as GroupLens publishes it'
+  )
+  source.add_argument(
+      '--download',
+      choices=('100k', '1m', '20m', '32m', 'latest-small'),
+      help='fetch it from GroupLens to the directory that holds --output',
   )
   movielens.add_argument(
       '--name', type=_name, help='default: movielens_100k and so on'
@@ -158,6 +157,7 @@ def _cleaning_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _movielens(args: argparse.Namespace) -> None:
+  from data_prep import download
   from data_prep import movielens
   from data_prep import outputs
 
@@ -165,8 +165,13 @@ def _movielens(args: argparse.Namespace) -> None:
   with outputs.output_directory(
       args.output, overwrite=args.overwrite
   ) as directory:
+    source = args.input
+    if args.download:
+      source = download.fetch(
+          args.download, directory=pathlib.Path(args.output).absolute().parent
+      )
     raw = movielens.read(
-        path=args.input,
+        path=str(source),
         scratch=directory,
         name=args.name,
         max_reject_fraction=args.max_reject_fraction,

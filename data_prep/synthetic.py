@@ -3,7 +3,6 @@
 import csv
 import json
 import pathlib
-from typing import Any
 
 import numpy as np
 
@@ -42,7 +41,7 @@ def simulate(
   with progress.stage('Bayes optimum') as stage:
     predicted_UI = worlds.predict_last(world, histories)
   optimum = {
-      **ranking_metrics(predicted_UI, histories),
+      'metrics': ranking_metrics(predicted_UI, histories),
       'n': config.num_users,
       'split_fingerprint': _fingerprint(histories),
   }
@@ -54,13 +53,13 @@ def simulate(
 
 def ranking_metrics(
     scores_UI: np.ndarray, histories: worlds.Histories
-) -> dict[str, Any]:
+) -> dict[str, dict[str, float]]:
   """Metrics of a full ranking of the unseen items, ties against the scores.
 
   Seen items have no chance in this world, so that both policies agree.
 
   Returns:
-    `<metric>/<policy>` to its mean; the standard errors under 'stderr'.
+    `<metric>/<policy>` to its mean and standard error.
   """
   users = np.arange(len(scores_UI))
   last = histories.length_U - 1
@@ -73,13 +72,14 @@ def ranking_metrics(
   values = {f'recall@{k}': rank_U <= k for k in _CUTOFFS}
   values['ndcg@10'] = np.where(rank_U <= 10, 1 / np.log2(rank_U + 1), 0)
   values['mrr'] = 1 / rank_U
-  means, errors = {}, {}
-  for metric, value in values.items():
-    for policy in _POLICIES:
-      key = f'{metric}/{policy}'
-      means[key] = float(np.mean(value))
-      errors[key] = float(np.std(value) / np.sqrt(len(value)))
-  return {**means, 'stderr': errors}
+  return {
+      f'{metric}/{policy}': {
+          'mean': float(np.mean(value)),
+          'stderr': float(np.std(value, ddof=1) / np.sqrt(len(value))),
+      }
+      for metric, value in values.items()
+      for policy in _POLICIES
+  }
 
 
 def _fingerprint(histories: worlds.Histories) -> str:

@@ -1,10 +1,13 @@
 """Writes the files of a prepared dataset."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
+import sys
 import typing
 from typing import Any
 
@@ -27,8 +30,9 @@ def write_records(
 ) -> None:
   """Writes one record a user, as a dataset that TFDS opens."""
   # Here, since only writing needs TensorFlow, and it takes seconds to load.
-  import tensorflow as tf
-  import tensorflow_datasets as tfds
+  with _quiet_stderr():
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
 
   num_users = len(encoded.users)
   num_events = int(encoded.offsets[-1])
@@ -69,6 +73,20 @@ def write_records(
       check_data=False,
       description=f'{name}: one record a user, written by data_prep.',
   )
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+  """Drops the banner that TensorFlow's C++ writes as it is loaded."""
+  sys.stderr.flush()
+  kept = os.dup(2)
+  try:
+    with open(os.devnull, 'wb') as nowhere:
+      os.dup2(nowhere.fileno(), 2)
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
 
 
 def _features(tfds: Any, event_schema: schema.EventSchema) -> Any:
