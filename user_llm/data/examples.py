@@ -199,3 +199,24 @@ def windows(
       history_length=history_length,
       targets_per_example=targets_per_example,
   )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Texts:
+  """Numbered texts that belong to no user.
+
+  Attributes:
+    size: How many.
+    length: Tokens of the longest.
+  """
+
+  size: int
+  length: int
+
+  def __len__(self) -> int:
+    return self.size
+
+  def describe(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Nothing but their number places them."""
+    del ids
+    return {}

@@ -120,3 +120,105 @@ class EventsConverter(_RowConverter):
         out[key] = _pad(example[name], (lengths[name],))
     out['user_mask'] = out['segment_ids'] > 0
     return out
+
+
+class ConditionedLMConverter(_RowConverter):
+  """Questions and answers about a history: P targets a row, T tokens a target.
+
+  Worked example: a history of 3 events in a row of 4; 2 of P = 3 targets; the
+  question is the tokens [20, 21], the answers are [30, 1] and [31, 32, 1] (1 is
+  eos, bos is 3) and T = 6.
+
+    item          [7, 8, 9]                user_item      [7, 8, 9, 0]
+    segment_ids   [1, 1, 1]                segment_ids    [1, 1, 1, 0]
+    positions     [0, 1, 2]                positions      [0, 1, 2, 0]
+    history_end   [2, 3]                   user_mask      [1, 1, 1, 0]
+    prompt        [20, 21]                 history_end    [2, 3, 0]
+    answers       [[30,  1, 0],       ->   prompt_tokens  [[3, 20, 21]] * 3
+                   [31, 32, 1]]            target_tokens  [[20, 21, 30,  1, 0, 0],
+                                                           [20, 21, 31, 32, 1, 0],
+                                                           [ 0,  0,  0,  0, 0, 0]]
+                                           input_tokens   [[ 3, 20, 21, 30, 0, 0],
+                                                           [ 3, 20, 21, 31, 32, 0],
+                                                           [ 0,  0,  0,  0, 0, 0]]
+                                           loss_weights   [[ 0,  0,  1,  1, 0, 0],
+                                                           [ 0,  0,  1,  1, 1, 0],
+                                                           [ 0,  0,  0,  0, 0, 0]]
+
+  An input token whose target is padding is padding too. Without modalities
+  (text alone) only the three last are made.
+  """
+
+  def __init__(
+      self,
+      modalities: tuple[str, ...],
+      *,
+      label: str | None = None,
+      bos_id: int,
+  ):
+    """Initialises it.
+
+    Args:
+      modalities: Names of the modalities to convert; none for text alone.
+      label: For evaluation, the feature that holds the label; the batch then
+        has it, `seen_item` and `example_id` too.
+      bos_id: Starts every input.
+    """
+    self._modalities = modalities
+    self._label = label
+    self._bos = bos_id
+    task = {'prompt': 1, 'answers': 2}
+    tokens = ('input_tokens', 'target_tokens')
+    model = _ranks({k: 2 for k in tokens})
+    model['loss_weights'] = _Spec(dtype=tf.float32, rank=2)
+    if modalities:
+      row = ('positions', 'segment_ids', 'history_end')
+      task |= {k: 1 for k in modalities + row}
+      model |= _ranks({f'user_{m}': 1 for m in modalities})
+      model |= _ranks({k: 1 for k in row})
+      model |= _ranks({'prompt_tokens': 2})
+      model['user_mask'] = _Spec(dtype=tf.bool, rank=1)
+    if label is not None:
+      task |= {label: 1, 'seen_item': 1, 'example_id': 0}
+      model |= _ranks({label: 0, 'seen_item': 1, 'example_id': 0})
+    super().__init__(task, model)
+
+  def _tokens(
+      self, example: Example, num_targets: int, num_tokens: int
+  ) -> Example:
+    prompt, answers = example['prompt'], example['answers']
+    real = tf.cast(answers[:, :1] > 0, tf.int32)
+    # Each row of the sequence: question, answer, eos.
+    sequence = tf.concat([prompt[None] * real, answers], axis=1)
+    target = _pad(sequence[:, :num_tokens], (num_targets, num_tokens))
+    shifted = tf.pad(
+        target[:, :-1], [(0, 0), (1, 0)], constant_values=self._bos
+    )
+    is_answer = tf.range(num_tokens)[None] >= tf.size(prompt)
+    return {
+        'target_tokens': target,
+        'input_tokens': tf.where(target > 0, shifted, 0),
+        'loss_weights': tf.cast(is_answer & (target > 0), tf.float32),
+    }
+
+  def _convert_example(
+      self, example: Example, lengths: Mapping[str, int]
+  ) -> Example:
+    num_targets, num_tokens = lengths['answers']
+    out = self._tokens(example, num_targets, num_tokens)
+    for name in self.TASK_FEATURES:
+      if name in ('prompt', 'answers'):
+        continue
+      elif name == 'example_id':
+        out[name] = example[name]
+      elif name == self._label:
+        out[name] = example[name][0]
+      else:
+        key = f'user_{name}' if name in self._modalities else name
+        out[key] = _pad(example[name], (lengths[name],))
+    if self._modalities:
+      out['user_mask'] = out['segment_ids'] > 0
+      prompt = tf.concat([[self._bos], example['prompt']], axis=0)
+      prompt.set_shape([lengths['prompt'] + 1])
+      out['prompt_tokens'] = tf.tile(prompt[None], [num_targets, 1])
+    return out

@@ -10,13 +10,16 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+import seqio
 import tensorflow as tf
 
+from user_llm.data import answers as answers_lib
 from user_llm.data import feature_converters
 from user_llm.data import order as order_lib
 from user_llm.data import records
 from user_llm.data import schema as schema_lib
 from user_llm.data import tasks
+from user_llm.data import vocabulary as vocabulary_lib
 
 Batch = dict[str, np.ndarray]
 
@@ -42,9 +45,8 @@ def _pad_rows(batch: Batch, rows: int) -> Batch:
   """Adds empty rows, of `example_id` -1."""
   padded = {}
   for key, value in batch.items():
-    missing = rows - len(value)
     fill = -1 if key == 'example_id' else 0
-    pads = [(0, missing)] + [(0, 0)] * (value.ndim - 1)
+    pads = [(0, rows - len(value))] + [(0, 0)] * (value.ndim - 1)
     padded[key] = np.pad(value, pads, constant_values=fill)
   return padded
 
@@ -55,11 +57,17 @@ class Dataset:
 
   Attributes:
     data_dir: The prepared dataset.
-    task: 'events|next_item|favourite_genre|text'.
+    task: 'events|next_item|favourite_genre|text'. The last is the decoder's
+      own: the questions with answers from the catalogue, no user.
     history_length: L, events of a row.
     split_rule: Which events are held out.
-    modalities: Those that a batch has; None for all.
+    modalities: Those that a batch has, 'item' first; None for all.
+    vocabulary: SentencePiece model of the text; None for 'events'.
+    targets_per_example: P, consecutive labels that share a training row; each
+      sees its own part of the history.
     packed: Whether training rows of 'events' hold several users.
+    text_length: T, tokens of a training target; longer answers lose their end,
+      in training only. None: as long as the longest.
   """
 
   data_dir: str
@@ -67,7 +75,10 @@ class Dataset:
   history_length: int
   split_rule: schema_lib.SplitRule = schema_lib.LEAVE_ONE_OUT
   modalities: tuple[str, ...] | None = None
+  vocabulary: str | None = None
+  targets_per_example: int = 1
   packed: bool = True
+  text_length: int | None = None
 
   def __post_init__(self):
     if self.task not in tasks.TASKS:
@@ -84,6 +95,20 @@ class Dataset:
           f'HISTORY_LENGTH is {self.history_length}; the split rule '
           f'{self.split_rule.name!r} allows {bound} events at most.'
       )
+    if not 1 <= self.targets_per_example <= self.history_length:
+      raise ValueError(
+          f'TARGETS_PER_EXAMPLE is {self.targets_per_example}; it must be in '
+          f'1..{self.history_length}, HISTORY_LENGTH.'
+      )
+    if self.has_text != (self.vocabulary is not None):
+      raise ValueError(
+          f'VOCABULARY is {self.vocabulary!r} for the task {self.task!r}; '
+          + ('give a SentencePiece model.' if self.has_text else 'drop it.')
+      )
+
+  @property
+  def has_text(self) -> bool:
+    return self.task != 'events'
 
   @functools.cached_property
   def schema(self) -> schema_lib.EventSchema:
@@ -111,20 +136,39 @@ class Dataset:
     return self.log.split_fingerprint(self.split_rule)
 
   @functools.cached_property
+  def tokenizer(self) -> seqio.SentencePieceVocabulary:
+    """The vocabulary, loaded."""
+    if self.vocabulary is None:
+      raise ValueError(f'Task {self.name!r} has no text.')
+    return vocabulary_lib.load(self.vocabulary)
+
+  @functools.cached_property
+  def answers(self) -> answers_lib.Answers:
+    """The question and all answers of 'next_item' or 'favourite_genre'."""
+    return tasks.task_answers(self.log, self.task, self.tokenizer)
+
+  @functools.cached_property
   def _splits(self) -> Mapping[str, tasks.Examples]:
-    return tasks.event_splits(
+    if self.task == 'text':
+      return tasks.text_splits(self.log, self.tokenizer)
+    if self.task == 'events':
+      return tasks.event_splits(
+          self.log,
+          modalities=self.schema.names,
+          split_rule=self.split_rule,
+          history_length=self.history_length,
+          packed=self.packed,
+      )
+    return tasks.window_splits(
         self.log,
-        modalities=self.schema.names,
+        modalities=self.log.schema.names,  # The genre is read for its label.
         split_rule=self.split_rule,
         history_length=self.history_length,
-        packed=self.packed,
+        targets_per_example=self.targets_per_example,
     )
 
   def num_examples(self, split: str) -> int:
-    """Rows of an epoch of a split.
-
-    Args:
-      split: 'train|validation|test'.
+    """Rows of an epoch of a split, 'train|validation|test'.
 
     Raises:
       ValueError: There is none.
@@ -137,27 +181,87 @@ class Dataset:
     size = len(self._splits[split].table)
     if not size:
       raise ValueError(
-          f'The {split} split of {self.name!r} is empty under the rule '
-          f'{self.split_rule.name!r}: no user of {self.data_dir} has more '
-          f'than {self.split_rule.min_events} events. Choose another '
-          'SPLIT_RULE or another DATA_DIR.'
+          f'The {split} split of {self.name!r} is empty: under the rule '
+          f'{self.split_rule.name!r} a user needs '
+          f'{self.split_rule.min_events} events or more. Choose another '
+          f'SPLIT_RULE or DATA_DIR (now {self.data_dir}).'
       )
     return size
+
+  def seqio_task(
+      self, host_order: order_lib.HostOrder | None = None
+  ) -> seqio.Task:
+    """The task by itself; its source reads in `host_order` if one is given."""
+    row = ('positions', 'segment_ids')
+    ids = (*self.schema.names, *row)
+    preprocessors = ()
+    if self.task == 'text':
+      ids = ()
+    elif self.task == 'next_item':
+      ids += ('history_end',)
+      preprocessors = (tasks.answer_items(self.answers),)
+    elif self.task == 'favourite_genre':
+      ids += ('history_end',)
+      preprocessors = (
+          tasks.answer_genres(self.answers, self.log.schema['genre']),
+      )
+    return tasks.make_task(
+        self.name,
+        tasks.ExampleSource(self._splits, host_order),
+        preprocessors,
+        id_features=ids,
+        vocabulary=self.tokenizer if self.has_text else None,
+    )
+
+  def converter(
+      self, split: str
+  ) -> tuple[seqio.FeatureConverter, dict[str, int | tuple[int, int]]]:
+    """The feature converter of a split, and the task feature lengths for it."""
+    train = split == 'train'
+    lengths: dict[str, int | tuple[int, int]] = {}
+    if self.task == 'events':
+      converter = feature_converters.EventsConverter(
+          self.schema.names, train=train
+      )
+    else:
+      label = {'next_item': 'label_item', 'favourite_genre': 'label'}
+      converter = feature_converters.ConditionedLMConverter(
+          () if self.task == 'text' else self.schema.names,
+          label=None if train else label[self.task],
+          bos_id=vocabulary_lib.BOS_ID,
+      )
+      targets = self.targets_per_example if train else 1
+      lengths['history_end'] = targets
+      lengths['answers'] = (targets, self._num_tokens(train))
+      lengths['prompt'] = (
+          0 if self.task == 'text' else len(self.answers.prompt)
+      )
+    if not train:
+      lengths['seen_item'] = max(1, self._splits[split].table.max_seen)
+    return converter, {
+        k: lengths.get(k, self.history_length) for k in converter.TASK_FEATURES
+    }
+
+  def _num_tokens(self, train: bool) -> int:
+    if self.task == 'text':
+      prompt, longest = 0, self._splits['train'].table.length
+    else:
+      prompt, longest = len(self.answers.prompt), self.answers.length
+    if not train or self.text_length is None:
+      return longest
+    if self.text_length <= prompt:
+      raise ValueError(
+          f'TEXT_LENGTH is {self.text_length}; the question alone has {prompt} '
+          f'tokens, with the longest answer it has {longest}.'
+      )
+    return self.text_length
 
   def _dataset(
       self, split: str, host_order: order_lib.HostOrder
   ) -> tf.data.Dataset:
     """One host's rows, converted and batched; the last batch may be short."""
-    train = split == 'train'
-    source = tasks.ExampleSource(self._splits, host_order)
-    task = tasks.events_task(self.name, source, self.schema.names)
-    converter = feature_converters.EventsConverter(
-        self.schema.names, train=train
-    )
-    lengths = {k: self.history_length for k in converter.TASK_FEATURES}
-    if not train:
-      lengths['seen_item'] = max(1, self._splits[split].table.max_seen)
-    ds = task.get_dataset(
+    converter, lengths = self.converter(split)
+    ds = self.seqio_task(host_order).get_dataset(
         split=split,
         shuffle=False,
         trim_output_features=False,

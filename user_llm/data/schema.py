@@ -146,6 +146,12 @@ def load_catalogue(data_dir: str) -> tuple[CatalogueItem, ...]:
   return items
 
 
+def catalogue_digest(data_dir: str) -> str:
+  """16 hex digits that say what the item ids mean, from the manifest."""
+  manifest = json.loads((pathlib.Path(data_dir) / MANIFEST_FILE).read_text())
+  return manifest['files'][CATALOGUE_FILE]['sha256'][:16]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitRule:
   """Which events of a user are labels of which split.
@@ -186,6 +192,15 @@ LEAVE_ONE_OUT = SplitRule(name='leave_one_out')
 # arXiv 2402.13598: 50 events, the next one as label.
 PAPER_WINDOWS = SplitRule(name='paper_windows', min_history=50, max_history=50)
 SPLIT_RULES = {rule.name: rule for rule in (LEAVE_ONE_OUT, PAPER_WINDOWS)}
+
+
+def split_rule(*, name: str) -> SplitRule:
+  """The rule of that name; raises ValueError where there is none."""
+  if name not in SPLIT_RULES:
+    raise ValueError(
+        f'SPLIT_RULE={name!r} is none of {", ".join(SPLIT_RULES)}.'
+    )
+  return SPLIT_RULES[name]
 
 
 def split_fingerprint(held_out: Iterable[tuple[str, str, str]]) -> str:

@@ -5,13 +5,15 @@
 the same tasks over a source that reads in the run's order (`pipeline.py`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
 from typing import NamedTuple
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
+from user_llm.data import answers as answers_lib
 from user_llm.data import examples
 from user_llm.data import order as order_lib
 from user_llm.data import records
@@ -19,6 +21,8 @@ from user_llm.data import schema as schema_lib
 from user_llm.data import windowing
 
 TASKS = ('events', 'next_item', 'favourite_genre', 'text')
+
+Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
 
 
 class Examples(NamedTuple):
@@ -29,7 +33,7 @@ class Examples(NamedTuple):
     cut: Reads the example that lies there.
   """
 
-  table: examples.PackedRows | examples.Windows
+  table: examples.PackedRows | examples.Windows | examples.Texts
   cut: windowing.Cut
 
 
@@ -140,24 +144,131 @@ def event_splits(
   return splits
 
 
-def _ids(rank: int = 1) -> seqio.Feature:
-  return seqio.Feature(
+def window_splits(
+    log: records.EventLog,
+    *,
+    modalities: tuple[str, ...],
+    split_rule: schema_lib.SplitRule,
+    history_length: int,
+    targets_per_example: int = 1,
+) -> dict[str, Examples]:
+  """Examples of the text tasks; several targets a row in training only."""
+  cut = windowing.cut_windows(log, modalities)
+  targets = {'train': targets_per_example, 'validation': 1, 'test': 1}
+  return {
+      split: Examples(
+          examples.windows(log, split_rule, split, history_length, count), cut
+      )
+      for split, count in targets.items()
+  }
+
+
+def text_splits(
+    log: records.EventLog, vocabulary: seqio.SentencePieceVocabulary
+) -> dict[str, Examples]:
+  """Text for the decoder alone: each question once an item; training only.
+
+  The answers are the item's title, and one of its genres.
+  """
+  parts = [(task_answers(log, 'next_item', vocabulary), [
+      item.id for item in log.catalogue
+  ])]
+  if 'genre' in log.schema.names:
+    genres = task_answers(log, 'favourite_genre', vocabulary)
+    parts.append((genres, [
+        genres.texts.index(item.genres[item.id % len(item.genres)]) + 1
+        for item in log.catalogue if item.genres
+    ]))
+  width = max(answers.length for answers, _ in parts)
+  texts = []
+  for answers, ids in parts:
+    prompt = np.tile(answers.prompt, (len(ids), 1))
+    rows = np.concatenate([prompt, answers.tokens[ids]], axis=1)
+    texts.append(np.pad(rows, [(0, 0), (0, width - rows.shape[1])]))
+  tokens_NT = tf.constant(np.concatenate(texts))
+
+  def cut(example: windowing.Example) -> windowing.Example:
+    return {
+        'example_id': tf.cast(example['example_id'], tf.int32),
+        'prompt': tf.zeros([0], tf.int32),
+        'answers': tokens_NT[example['example_id']][None],
+    }
+
+  return {'train': Examples(examples.Texts(size=len(tokens_NT), length=width), cut)}
+
+
+def task_answers(
+    log: records.EventLog,
+    task: str,
+    vocabulary: seqio.SentencePieceVocabulary,
+) -> answers_lib.Answers:
+  """The question and all answers of 'next_item' or 'favourite_genre'."""
+  if task == 'next_item':
+    return answers_lib.next_item(log.catalogue, vocabulary)
+  return answers_lib.favourite_genre(log.schema['genre'], vocabulary)
+
+
+def answer_items(answers: answers_lib.Answers) -> Preprocessor:
+  """Adds the question and the titles of the labels: `prompt`, `answers`."""
+  tokens, prompt = tf.constant(answers.tokens), tf.constant(answers.prompt)
+
+  def answer(example: windowing.Example) -> windowing.Example:
+    rows = tf.gather(tokens, example['label_item'])
+    return {**example, 'prompt': prompt, 'answers': rows}
+
+  return lambda ds: ds.map(answer, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def answer_genres(
+    answers: answers_lib.Answers, genre: schema_lib.Modality
+) -> Preprocessor:
+  """Adds the favourite genre of what each target sees: `label`, as text too."""
+  tokens, prompt = tf.constant(answers.tokens), tf.constant(answers.prompt)
+  labels_VG = tf.constant(answers_lib.multi_hot(genre))
+
+  def answer(example: windowing.Example) -> windowing.Example:
+    label = answers_lib.favourite_labels(
+        example[genre.name], example['history_end'], labels_VG
+    )
+    rows = tf.gather(tokens, label)
+    return {**example, 'label': label, 'prompt': prompt, 'answers': rows}
+
+  return lambda ds: ds.map(answer, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def make_task(
+    name: str,
+    source: ExampleSource,
+    preprocessors: Sequence[Preprocessor] = (),
+    *,
+    id_features: Sequence[str],
+    vocabulary: seqio.Vocabulary | None = None,
+) -> seqio.Task:
+  """A seqio task.
+
+  Args:
+    name: Its name in seqio's registry.
+    source: Yields histories.
+    preprocessors: Add questions and answers.
+    id_features: The features of every example that are int32[n].
+    vocabulary: Of `prompt` and `answers`; None if the task has no text.
+
+  Returns:
+    The task; not registered.
+  """
+  ids = seqio.Feature(
       vocabulary=seqio.PassThroughVocabulary(size=0),
       add_eos=False,
-      rank=rank,
       dtype=tf.int32,
   )
-
-
-def events_task(
-    name: str, source: ExampleSource, modalities: tuple[str, ...]
-) -> seqio.Task:
-  """A task whose examples are histories of ids, each feature int32[n]."""
-  keys = (*modalities, 'positions', 'segment_ids')
+  features = {key: ids for key in id_features}
+  if vocabulary is not None:
+    text = functools.partial(seqio.Feature, vocabulary, add_eos=False)
+    features |= {'prompt': text(), 'answers': text(rank=2)}
   return seqio.Task(
       name,
       source=source,
-      output_features={key: _ids() for key in keys},
-      preprocessors=[],
+      output_features=features,
+      preprocessors=list(preprocessors),
       shuffle_buffer_size=None,
   )
