@@ -7,48 +7,24 @@ batch. It is a pure function of (dataset, seed, step), on any number of hosts.
 from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
-from typing import NamedTuple
+import hashlib
+import pathlib
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
 from user_llm.data import answers as answers_lib
+from user_llm.data import batching
 from user_llm.data import feature_converters
+from user_llm.data import mixture
 from user_llm.data import order as order_lib
 from user_llm.data import records
 from user_llm.data import schema as schema_lib
 from user_llm.data import tasks
 from user_llm.data import vocabulary as vocabulary_lib
 
-Batch = dict[str, np.ndarray]
-
-
-class ArraySpec(NamedTuple):
-  """Shape and dtype of one entry of a batch."""
-
-  shape: tuple[int, ...]
-  dtype: np.dtype
-
-
-def _with_options(ds: tf.data.Dataset) -> tf.data.Dataset:
-  options = tf.data.Options()
-  options.deterministic = True
-  # The cores belong to the training step.
-  options.threading.private_threadpool_size = 2
-  options.threading.max_intra_op_parallelism = 1
-  options.autotune.enabled = False
-  return ds.with_options(options)
-
-
-def _pad_rows(batch: Batch, rows: int) -> Batch:
-  """Adds empty rows, of `example_id` -1."""
-  padded = {}
-  for key, value in batch.items():
-    fill = -1 if key == 'example_id' else 0
-    pads = [(0, rows - len(value))] + [(0, 0)] * (value.ndim - 1)
-    padded[key] = np.pad(value, pads, constant_values=fill)
-  return padded
+Mixture = mixture.Mixture
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,6 +112,18 @@ class Dataset:
     return self.log.split_fingerprint(self.split_rule)
 
   @functools.cached_property
+  def identity(self) -> dict[str, str]:
+    """Digests of what a checkpoint's ids mean."""
+    catalogue = pathlib.Path(self.data_dir) / schema_lib.CATALOGUE_FILE
+    digest = hashlib.sha256(catalogue.read_bytes()).hexdigest()[:16]
+    if self.vocabulary is None:
+      return {'catalogue': digest}
+    return {
+        'catalogue': digest,
+        'vocabulary': vocabulary_lib.fingerprint(self.tokenizer),
+    }
+
+  @functools.cached_property
   def tokenizer(self) -> seqio.SentencePieceVocabulary:
     """The vocabulary, loaded."""
     if self.vocabulary is None:
@@ -188,12 +176,16 @@ class Dataset:
       )
     return size
 
+  def user_of_example(self, split: str, example_id: int) -> str:
+    """Upstream's id of the user of an evaluation example."""
+    where = self._splits[split].table.describe(np.array([example_id]))
+    return self.log.users[int(where['user'][0])]
+
   def seqio_task(
       self, host_order: order_lib.HostOrder | None = None
   ) -> seqio.Task:
     """The task by itself; its source reads in `host_order` if one is given."""
-    row = ('positions', 'segment_ids')
-    ids = (*self.schema.names, *row)
+    ids = (*self.schema.names, 'positions', 'segment_ids')
     preprocessors = ()
     if self.task == 'text':
       ids = ()
@@ -268,14 +260,14 @@ class Dataset:
         try_in_mem_cache=False,
     )
     ds = converter(ds, lengths).batch(host_order.rows)
-    return _with_options(ds.prefetch(2))
+    return batching.with_options(ds.prefetch(2))
 
-  def batch_spec(self, split: str, batch_size: int) -> dict[str, ArraySpec]:
+  def batch_spec(self, split: str, batch_size: int) -> dict[str, batching.ArraySpec]:
     """Shape and dtype of each entry of a global batch."""
     self.num_examples(split)
     order = order_lib.HostOrder(batch_size=batch_size, seed=None)
     return {
-        k: ArraySpec(
+        k: batching.ArraySpec(
             (batch_size, *spec.shape[1:]), np.dtype(spec.dtype.as_numpy_dtype)
         )
         for k, spec in self._dataset(split, order).element_spec.items()
@@ -289,7 +281,7 @@ class Dataset:
       start_step: int = 0,
       host: int = 0,
       num_hosts: int = 1,
-  ) -> Iterator[Batch]:
+  ) -> Iterator[batching.Batch]:
     """Yields this host's rows of the batches of steps start_step, ...
 
     Args:
@@ -314,7 +306,7 @@ class Dataset:
 
   def eval_batches(
       self, *, split: str, batch_size: int, host: int = 0, num_hosts: int = 1
-  ) -> Iterator[Batch]:
+  ) -> Iterator[batching.Batch]:
     """Yields a split once, in order; every host as many batches.
 
     Args:
@@ -335,4 +327,4 @@ class Dataset:
     batches = self._dataset(split, order).as_numpy_iterator()
     empty = {k: np.zeros((0, *s.shape[1:]), s.dtype) for k, s in spec.items()}
     for _ in range(-(-size // batch_size)):
-      yield _pad_rows(next(batches, empty), order.rows)
+      yield batching.pad_rows(next(batches, empty), order.rows)

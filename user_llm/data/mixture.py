@@ -1,0 +1,143 @@
+"""Training batches of several tasks at once."""
+
+from collections.abc import Iterator
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from user_llm.data import batching
+from user_llm.data import schema as schema_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixture:
+  """Rows of several datasets in every batch, in fixed shares.
+
+  Example: datasets (a, b), shares (2, 1), batch of 6: rows a0 a1 b0 a2 a3 b1.
+
+  Attributes:
+    datasets: `pipeline.Dataset`s of one prepared dataset and split rule, whose
+      batches have the same shapes. `prompt_tokens` is left out: it is constant
+      within a task only.
+    shares: Rows that each gives of every sum(shares) rows.
+  """
+
+  datasets: tuple[Any, ...]
+  shares: tuple[int, ...]
+
+  def __post_init__(self):
+    if not self.datasets or len(self.datasets) != len(self.shares):
+      raise ValueError(
+          f'A mixture has {len(self.datasets)} datasets and '
+          f'{len(self.shares)} shares; give one share for each dataset.'
+      )
+    if any(not isinstance(s, int) or s <= 0 for s in self.shares):
+      raise ValueError(
+          f'SHARES are {self.shares}; each must be a positive whole number.'
+      )
+    for name in ('fingerprint', 'schema'):
+      if any(getattr(d, name) != getattr(self, name) for d in self.datasets):
+        raise ValueError(
+            f'The datasets of a mixture differ in their {name}; give all the '
+            'same DATA_DIR, SPLIT_RULE and MODALITIES.'
+        )
+
+  @property
+  def name(self) -> str:
+    return '+'.join(d.name for d in self.datasets)
+
+  @property
+  def schema(self) -> schema_lib.EventSchema:
+    return self.datasets[0].schema
+
+  @property
+  def catalogue(self) -> tuple[schema_lib.CatalogueItem, ...]:
+    return self.datasets[0].catalogue
+
+  @property
+  def split_rule(self) -> schema_lib.SplitRule:
+    return self.datasets[0].split_rule
+
+  @property
+  def fingerprint(self) -> str:
+    return self.datasets[0].fingerprint
+
+  @property
+  def identity(self) -> dict[str, str]:
+    merged = {}
+    for dataset in self.datasets:
+      merged |= dataset.identity
+    return merged
+
+  def num_examples(self, split: str) -> int:
+    """Examples of all datasets together."""
+    return sum(d.num_examples(split) for d in self.datasets)
+
+  def _check_size(self, batch_size: int, num_hosts: int) -> None:
+    if batch_size % (sum(self.shares) * num_hosts):
+      raise ValueError(
+          f'BATCH_SIZE is {batch_size}; with shares {self.shares} and '
+          f'{num_hosts} hosts it must be a multiple of '
+          f'{sum(self.shares) * num_hosts}.'
+      )
+
+  def batch_spec(
+      self, split: str, batch_size: int
+  ) -> dict[str, batching.ArraySpec]:
+    """Shape and dtype of each entry of a global batch.
+
+    Raises:
+      ValueError: The datasets' batches do not have the same entries.
+    """
+    self._check_size(batch_size, 1)
+    specs = []
+    for dataset in self.datasets:
+      spec = dataset.batch_spec(split, batch_size)
+      spec.pop('prompt_tokens', None)
+      specs.append(spec)
+    for dataset, spec in zip(self.datasets, specs):
+      for key in spec.keys() | specs[0].keys():
+        if spec.get(key) != specs[0].get(key):
+          raise ValueError(
+              f'{key!r} is {specs[0].get(key)} in {self.datasets[0].name!r} '
+              f'and {spec.get(key)} in {dataset.name!r}: a mixture needs one '
+              'HISTORY_LENGTH, TARGETS_PER_EXAMPLE and TEXT_LENGTH for all.'
+          )
+    return specs[0]
+
+  def train_batches(
+      self,
+      *,
+      batch_size: int,
+      seed: int,
+      start_step: int = 0,
+      host: int = 0,
+      num_hosts: int = 1,
+  ) -> Iterator[batching.Batch]:
+    """Yields this host's rows; see `pipeline.Dataset.train_batches`."""
+    self._check_size(batch_size, num_hosts)
+    spec = self.batch_spec('train', batch_size)
+    groups = batch_size // sum(self.shares)
+    iterators = [
+        dataset.train_batches(
+            batch_size=groups * share,
+            seed=seed,
+            start_step=start_step,
+            host=host,
+            num_hosts=num_hosts,
+        )
+        for dataset, share in zip(self.datasets, self.shares)
+    ]
+    groups //= num_hosts
+    for parts in zip(*iterators):
+      yield {
+          key: np.concatenate(
+              [
+                  part[key].reshape(groups, share, *shape[1:])
+                  for part, share in zip(parts, self.shares)
+              ],
+              axis=1,
+          ).reshape(-1, *shape[1:])
+          for key, (shape, _) in spec.items()
+      }
