@@ -149,6 +149,15 @@ def test_required_macro(folder):
   assert _run(folder, 'NAME="x"', 'PATH="y"')['name'] == 'x'
 
 
+def test_a_folder_here_does_not_hide_an_include(folder, monkeypatch):
+  (folder / 'gin' / 'runs').mkdir(parents=True)
+  (folder / 'run.gin').rename(folder / 'gin' / 'runs' / 'run.gin')
+  (folder / 'gin' / 'x.gin').write_text("include 'runs/run.gin'\nWIDTH = 3\n")
+  (folder / 'runs').mkdir()
+  monkeypatch.chdir(folder)
+  assert _run(folder / 'gin', gin_file='x.gin')['model'].width == 3
+
+
 def test_a_bug_of_a_module_keeps_its_own_error(folder):
   (folder / 'broken_stub.py').write_text('undefined_name\n')
   (folder / 'run.gin').write_text(_RUN + 'import broken_stub\n')

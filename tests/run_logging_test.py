@@ -81,7 +81,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, value):
         str(tmp_path), num_steps=9, log_every_steps=2
     ) as logger:
       for step in range(1, 9):
-        logger.log(step, {'loss': value if step > 3 else 1.0, 'accuracy': value})
+        loss = value if step > 3 else 1.0
+        logger.log(step, {'loss': loss, 'accuracy': value})
   assert [row['step'] for row in _rows(tmp_path)] == [2]
 
 

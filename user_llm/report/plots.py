@@ -62,9 +62,8 @@ def _draw(
   svg = buffer.getvalue()
   svg = svg[svg.index('<svg') :].replace(_INK, 'currentColor')
   # The width comes from the page; the view box keeps the proportions.
-  return re.sub(r'<svg ([^>]*?)width="[^"]*"', r'<svg \1', svg, count=1).replace(
-      f'height="{height * 72:g}pt"', '', 1
-  )
+  tag, rest = svg.split('>', 1)
+  return re.sub(r' (width|height)="[^"]*"', '', tag) + '>' + rest
 
 
 def recall_bars(table: results.Table) -> str:

@@ -186,11 +186,12 @@ def make_tables(runs: Sequence[Run]) -> list[Table]:
           split_fingerprint=key[4],
           rows=tuple(sorted(table.values(), key=_row_order)),
       )
-      for key, table in sorted(rows.items(), key=lambda item: _kind_order(*item))
+      for key, table in sorted(rows.items(), key=_table_order)
   ]
 
 
-def _kind_order(key: tuple[str, ...], unused: Any) -> tuple[Any, ...]:
+def _table_order(item: tuple[tuple[str, ...], Any]) -> tuple[Any, ...]:
+  key, _ = item
   return key[0], key[1] != 'next item', key[1:]
 
 

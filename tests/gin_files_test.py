@@ -1,0 +1,91 @@
+"""Every gin file parses, and says in its header what is there to be set."""
+
+import pathlib
+import re
+
+import gin
+import pytest
+
+from user_llm import gin_utils
+
+_ROOT = gin_utils.DEFAULT_SEARCH_PATH
+_FILES = sorted(p.relative_to(_ROOT).as_posix() for p in _ROOT.rglob('*.gin'))
+_RUNS = [name for name in _FILES if name.startswith('runs/')]
+_EXPERIMENTS = [name for name in _FILES if name.startswith('experiments/')]
+
+
+@pytest.fixture(autouse=True)
+def _clear_gin():
+  gin.clear_config()
+  yield
+  gin.clear_config()
+
+
+def _parse(gin_file: str) -> dict[str, str]:
+  gin_utils.set_search_paths([str(_ROOT)])
+  gin.parse_config_file(str(_ROOT / gin_file))
+  return gin_utils.parsed_bindings()
+
+
+def _required(bindings: dict[str, str]) -> set[str]:
+  return {key for key, value in bindings.items() if value == '%gin.REQUIRED'}
+
+
+def _references(bindings: dict[str, str]) -> set[str]:
+  return set(re.findall(r'%([A-Z]\w*)', ' '.join(bindings.values())))
+
+
+def _header_list(gin_file: str, title: str) -> set[str]:
+  """The macros that the comment at a file's top lists after a title."""
+  lines = []
+  for line in (_ROOT / gin_file).read_text().splitlines():
+    if not line.startswith('#'):
+      break
+    lines.append(line.removeprefix('#').strip())
+  match = re.search(rf'{title}: (.*?)\.(\s|$)', ' '.join(lines))
+  assert match, f'{gin_file}: the header has no "{title}: ...".'
+  return set(re.findall(r'\b[A-Z][A-Z0-9_]+\b', match[1]))
+
+
+def _include_depth(path: pathlib.Path) -> int:
+  includes = re.findall(r"^include '(.*)'", path.read_text(), re.MULTILINE)
+  return max((1 + _include_depth(_ROOT / name) for name in includes), default=0)
+
+
+def test_there_are_files():
+  assert _RUNS and _EXPERIMENTS
+
+
+@pytest.mark.parametrize('gin_file', _FILES)
+def test_parses(gin_file):
+  assert _parse(gin_file)
+  assert _include_depth(_ROOT / gin_file) <= 2
+
+
+@pytest.mark.parametrize('gin_file', _RUNS)
+def test_a_run_lists_its_macros(gin_file):
+  bindings = _parse(gin_file)
+  assert _header_list(gin_file, 'Required') == _required(bindings)
+  listed = _header_list(gin_file, 'Commonly overridden')
+  assert listed <= {*bindings, *_references(bindings)}
+
+
+@pytest.mark.parametrize('gin_file', _EXPERIMENTS)
+def test_an_experiment_is_complete(gin_file):
+  bindings = _parse(gin_file)
+  macros = {key for key in bindings if '.' not in key and '/' not in key}
+  assert _references(bindings) <= macros
+  overrides = [f'{name}="set"' for name in _required(bindings)]
+  gin.clear_config()
+  gin_utils.load_config([gin_file], overrides)
+
+
+@pytest.mark.parametrize('gin_file', _EXPERIMENTS)
+def test_an_experiment_can_be_used(gin_file):
+  own = _parse(gin_file)
+  macros = {key for key in own if '.' not in key and '/' not in key}
+  for mode in ('evaluate', 'infer', 'embed'):
+    if f'runs/{mode}.gin' in _RUNS:
+      bindings = _parse(f'runs/{mode}.gin')
+  # A macro that nothing uses is most often a misspelt one.
+  assert macros <= _references(bindings)
