@@ -190,6 +190,25 @@ def test_help_imports_nothing_heavy():
   assert 'evaluate' in result.stdout
 
 
+def test_imports_are_quiet_unless_they_fail(folder, capfd):
+  library = folder / 'noisy_stub.py'
+  gin_file = folder / 'noisy.gin'
+  library.write_text('import os\nos.write(2, b"noise")\n')
+  gin_file.write_text(_TRAIN + 'import noisy_stub\n')
+  flag = f'--gin_file={gin_file}'
+  assert _main(folder, 'train', flag) == 0
+  assert capfd.readouterr().err == ''
+  assert _main(folder, 'train', flag, '--gin.STEP=3') == 2
+  assert capfd.readouterr().err.startswith('error: ')
+  gin_file.write_text(_TRAIN + 'import failing_stub\n')
+  library.rename(folder / 'failing_stub.py')
+  with (folder / 'failing_stub.py').open('a') as lines:
+    lines.write('1 / 0\n')
+  with pytest.raises(ZeroDivisionError):
+    _main(folder, 'train', flag)
+  assert 'noise' in capfd.readouterr().err
+
+
 def test_cache_is_private(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   (tmp_path / 'user_llm' / 'jax').mkdir(parents=True, mode=0o777)

@@ -19,6 +19,7 @@ import pathlib
 import re
 import stat
 import sys
+import tempfile
 import traceback
 
 # Entry functions by mode, imported only when needed: the help stays fast.
@@ -112,7 +113,8 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   gin_files = list(args.gin_file)
   if args.mode != 'train':
     gin_files = _finished_run_files(args.mode, workdir) + gin_files
-  gin_utils.load_config(gin_files, overrides, search_paths)
+  with _quiet_imports():
+    gin_utils.load_config(gin_files, overrides, search_paths)
   module, name = _ENTRY_POINTS[args.mode].split(':')
   entry = gin_utils.configured(getattr(importlib.import_module(module), name))
 
@@ -221,11 +223,34 @@ def _message(error: Exception) -> str:
 
 def _prepare_environment() -> None:
   """Settings that must be in place before JAX and TensorFlow are imported."""
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     cache = private_cache_dir()
     if cache is not None:
       os.environ['JAX_COMPILATION_CACHE_DIR'] = str(cache)
+
+
+@contextlib.contextmanager
+def _quiet_imports() -> Iterator[None]:
+  """Holds back what TensorFlow's libraries print while they are loaded.
+
+  No setting of theirs silences it. If the import fails it is shown after all.
+  """
+  with tempfile.TemporaryFile() as held:
+    sys.stderr.flush()
+    stderr_fd = os.dup(2)
+    os.dup2(held.fileno(), 2)
+    try:
+      yield
+    except Exception as error:
+      if not _is_user_error(error):
+        held.seek(0)
+        os.write(stderr_fd, held.read())
+      raise
+    finally:
+      sys.stderr.flush()
+      os.dup2(stderr_fd, 2)
+      os.close(stderr_fd)
 
 
 def private_cache_dir() -> pathlib.Path | None:
