@@ -36,7 +36,7 @@ def test_steps_run_once_and_in_order(quickstart, tmp_path, capfd):
   assert quickstart.run_steps(steps) == 0
   out = capfd.readouterr().out
   assert out.index('[1/2] A') < out.index('[2/2] B')
-  assert 'Total time: 0 s' in out
+  assert 'Total time: ' in out
   done.touch()
   assert quickstart.run_steps(steps) == 0
   out = capfd.readouterr().out
