@@ -27,6 +27,17 @@ def tiny_dataset(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope='session')
+def tiny_vocabulary(tiny_dataset, tmp_path_factory) -> str:
+  """A SentencePiece model of the tiny dataset's text."""
+  from user_llm.data import vocabulary
+
+  path = tmp_path_factory.mktemp('vocabulary') / 'tiny.model'
+  lines = vocabulary.corpus(tiny_dataset)
+  path.write_bytes(vocabulary.train(lines, size=150))
+  return str(path)
+
+
+@pytest.fixture(scope='session')
 def real_data() -> pathlib.Path:
   """The folder of real data, or a skip."""
   default = pathlib.Path(__file__).parents[2] / 'shared' / 'data'

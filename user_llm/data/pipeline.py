@@ -328,3 +328,50 @@ class Dataset:
     empty = {k: np.zeros((0, *s.shape[1:]), s.dtype) for k, s in spec.items()}
     for _ in range(-(-size // batch_size)):
       yield batching.pad_rows(next(batches, empty), order.rows)
+
+
+def register(
+    *,
+    data_dir: str,
+    history_length: int,
+    vocabulary: str | None = None,
+    split_rule: schema_lib.SplitRule = schema_lib.LEAVE_ONE_OUT,
+    targets_per_example: int = 1,
+) -> tuple[str, ...]:
+  """Adds a prepared dataset's tasks to seqio's registry, anew if they are there.
+
+  Then `seqio.get_task(name).get_dataset(split='train', shuffle=True, seed=0)`
+  yields unpadded examples, and `Dataset.converter` pads them.
+
+  Args:
+    data_dir: The prepared dataset.
+    history_length: Events of a history (of a packed row for `<name>_events`).
+    vocabulary: SentencePiece model; without one there are no text tasks.
+    split_rule: Which events are held out.
+    targets_per_example: Labels that share a history in training.
+
+  Returns:
+    The names: `<name>_events`, `<name>_next_item`, `<name>_favourite_genre`
+    (if the events have genres), `<name>_text`.
+  """
+  has_genre = 'genre' in schema_lib.load_schema(data_dir=data_dir).names
+  names = []
+  for task in tasks.TASKS:
+    has_text = task != 'events'
+    if has_text and vocabulary is None:
+      continue
+    if task == 'favourite_genre' and not has_genre:
+      continue
+    dataset = Dataset(
+        data_dir=data_dir,
+        task=task,
+        history_length=history_length,
+        split_rule=split_rule,
+        vocabulary=vocabulary if has_text else None,
+        targets_per_example=targets_per_example if has_text else 1,
+    )
+    if dataset.name in seqio.TaskRegistry.names():
+      seqio.TaskRegistry.remove(dataset.name)
+    seqio.TaskRegistry.add_provider(dataset.name, dataset.seqio_task())
+    names.append(dataset.name)
+  return tuple(names)

@@ -1,8 +1,8 @@
-"""seqio tasks of a prepared dataset.
+"""seqio tasks of a prepared dataset: sources, preprocessors, the task itself.
 
-`register(data_dir=...)` adds `<name>_events` to seqio's registry, for use as
-`seqio.get_task(name).get_dataset(...)`. The trainer's own batches come from
-the same tasks over a source that reads in the run's order (`pipeline.py`).
+The source numbers the examples of each split and cuts their windows; the
+preprocessors ask the question. `pipeline.register` puts the tasks in seqio's
+registry; the trainer reads the very same ones over a source in the run's order.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

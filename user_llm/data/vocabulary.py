@@ -16,8 +16,9 @@ import pathlib
 import string
 import sys
 
-import seqio
+from google.protobuf import message
 import sentencepiece
+import seqio
 
 from user_llm.data import prompts
 from user_llm.data import schema as schema_lib
@@ -89,7 +90,7 @@ def load(path: str) -> seqio.SentencePieceVocabulary:
   vocabulary = seqio.SentencePieceVocabulary(path)
   try:
     processor = vocabulary.tokenizer
-  except RuntimeError as error:
+  except (RuntimeError, message.DecodeError) as error:
     raise ValueError(
         f'VOCABULARY {path!r} is not a SentencePiece model.'
     ) from error

@@ -1,0 +1,323 @@
+import collections
+import dataclasses
+import hashlib
+import itertools
+import pathlib
+
+import numpy as np
+import pytest
+import seqio
+
+import fixtures
+from user_llm.data import pipeline
+from user_llm.data import schema
+
+USERS = fixtures.random_users()
+LENGTH = 8
+
+
+@pytest.fixture
+def make(tiny_dataset, tiny_vocabulary):
+  def _make(task: str, **settings) -> pipeline.Dataset:
+    if task != 'events':
+      settings.setdefault('vocabulary', tiny_vocabulary)
+    settings.setdefault('history_length', LENGTH)
+    settings.setdefault('data_dir', tiny_dataset)
+    return pipeline.Dataset(task=task, **settings)
+
+  return _make
+
+
+TASKS = ('events', 'next_item', 'favourite_genre', 'text')
+
+
+def _equal(left, right):
+  assert left.keys() == right.keys()
+  for key in left:
+    np.testing.assert_array_equal(left[key], right[key], err_msg=key)
+
+
+def _steps(dataset, count, **settings):
+  settings = dict(batch_size=6, seed=1) | settings
+  return list(itertools.islice(dataset.train_batches(**settings), count))
+
+
+@pytest.mark.parametrize('packed', [True, False])
+def test_an_epoch_of_events_supervises_every_training_pair_once(make, packed):
+  dataset = make('events', packed=packed)
+  rows = dataset.num_examples('train')
+  (epoch,) = _steps(dataset, 1, batch_size=rows)
+  mask = epoch['user_mask']
+  pairs = collections.Counter(
+      zip(epoch['user_item'][mask], epoch['target_item'][mask])
+  )
+  want = collections.Counter(
+      pair for u in USERS for pair in itertools.pairwise(u.items[:-2])
+  )
+  assert pairs == want
+  for modality in ('item', 'genre', 'rating'):
+    for key in (f'user_{modality}', f'target_{modality}'):
+      assert ((epoch[key] > 0) == mask).all()
+  items = epoch['target_item']
+  np.testing.assert_array_equal(
+      epoch['target_genre'], np.where(mask, (items - 1) % 8 + 1, 0)
+  )
+  starts = epoch['positions'] == 0
+  np.testing.assert_array_equal(
+      epoch['segment_ids'], np.where(mask, np.cumsum(starts & mask, 1), 0)
+  )
+
+
+@pytest.mark.parametrize('split, back', [('validation', 2), ('test', 1)])
+def test_events_evaluation_is_a_row_a_user_in_order(make, split, back):
+  dataset = make('events')
+  batches = list(dataset.eval_batches(split=split, batch_size=7))
+  kept = [u for u in USERS if len(u.items) >= 3]
+  rows = {
+      key: np.concatenate([b[key] for b in batches]) for key in batches[0]
+  }
+  assert rows['example_id'].tolist() == list(range(len(kept))) + [-1] * (
+      -len(kept) % 7
+  )
+  for i, user in enumerate(kept):
+    history = list(user.items[:-back])
+    assert rows['label_item'][i] == user.items[-back]
+    n = min(LENGTH, len(history))
+    assert rows['user_item'][i][:n].tolist() == history[-n:]
+    assert not rows['user_item'][i][n:].any()
+    seen = rows['seen_item'][i]
+    assert sorted(seen[seen > 0]) == sorted(set(history))
+    assert rows['user_mask'][i].sum() == n
+    assert dataset.user_of_example(split, i) == user.name
+
+
+def test_next_item_targets_are_the_titles_after_what_they_see(make):
+  dataset = make('next_item', targets_per_example=4)
+  (epoch,) = _steps(dataset, 1, batch_size=dataset.num_examples('train'))
+  found = collections.Counter()
+  for row in range(len(epoch['history_end'])):
+    for target, end in enumerate(epoch['history_end'][row]):
+      tokens = epoch['target_tokens'][row, target]
+      if not end:
+        assert not tokens.any()
+        continue
+      text = dataset.tokenizer.decode(tokens[tokens > 0].tolist())
+      found[(epoch['user_item'][row, end - 1], text)] += 1
+  want = collections.Counter(
+      (before, f'Which film next? Film {label} ({1950 + label})')
+      for u in USERS
+      for before, label in itertools.pairwise(u.items[:-2])
+  )
+  assert found == want
+
+
+def test_answer_weights_hold_the_answer_and_its_end(make):
+  dataset = make('next_item')
+  batch = next(dataset.eval_batches(split='test', batch_size=4))
+  prompt = batch['prompt_tokens']
+  assert prompt.shape[1] == 1 and (prompt[..., 0] == 3).all()
+  for row, label in enumerate(batch['label_item']):
+    answer = batch['target_tokens'][row, 0][batch['loss_weights'][row, 0] > 0]
+    assert answer[-1] == 1
+    assert dataset.tokenizer.decode(answer[:-1].tolist()) == (
+        dataset.catalogue[label - 1].title
+    )
+    np.testing.assert_array_equal(
+        batch['input_tokens'][row, 0, : prompt.shape[-1]], prompt[row, 0]
+    )
+
+
+def test_favourite_genre_counts_only_what_is_seen(make):
+  dataset = make('favourite_genre', modalities=('item',))
+  batch = next(dataset.eval_batches(split='test', batch_size=24))
+  assert 'user_genre' not in batch
+  names = dataset.answers.texts
+  for row in np.flatnonzero(batch['example_id'] >= 0):
+    counts = collections.Counter()
+    for when, item in enumerate(batch['user_item'][row][batch['user_mask'][row]]):
+      for genre in dataset.catalogue[item - 1].genres:
+        # Ties: the one seen last, then by name.
+        counts[genre] += 1
+        counts[genre] = int(counts[genre]) + 1e-3 * (when + 1)
+    best = max(counts, key=lambda g: (counts[g], -names.index(g)))
+    assert names[batch['label'][row] - 1] == best
+
+
+def test_text_asks_every_question_of_every_item(make):
+  dataset = make('text')
+  assert dataset.num_examples('train') == 2 * 40
+  (epoch,) = _steps(dataset, 1, batch_size=80)
+  texts = [
+      dataset.tokenizer.decode(row[row > 0].tolist())
+      for row in epoch['target_tokens'][:, 0]
+  ]
+  assert epoch.keys() == {'input_tokens', 'target_tokens', 'loss_weights'}
+  np.testing.assert_array_equal(
+      epoch['loss_weights'] > 0, epoch['target_tokens'] > 0
+  )
+  assert {t for t in texts if 'film' in t} == {
+      f'Which film next? Film {i} ({1950 + i})' for i in range(1, 41)
+  }
+  assert sum(t.startswith('Favourite genre? ') for t in texts) == 40
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_batches_are_as_the_spec_says(make, task):
+  dataset = make(task, targets_per_example=1 if task in ('events', 'text') else 3)
+  batches = [('train', _steps(dataset, 1)[0])]
+  if task != 'text':
+    batches.append(
+        ('test', next(dataset.eval_batches(split='test', batch_size=6)))
+    )
+  for split, batch in batches:
+    spec = dataset.batch_spec(split, 6)
+    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == spec
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_any_number_of_hosts_and_any_start_give_the_same_batches(make, task):
+  dataset = make(task)
+  whole = _steps(dataset, 25)  # More than an epoch of events.
+  for step in (1, 24):
+    _equal(_steps(dataset, 1, start_step=step)[0], whole[step])
+  for num_hosts in (2, 3):
+    parts = [
+        _steps(dataset, 1, start_step=3, host=host, num_hosts=num_hosts)[0]
+        for host in range(num_hosts)
+    ]
+    together = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    _equal(together, whole[3])
+
+
+def test_another_seed_gives_other_batches(make):
+  dataset = make('events')
+  one, other = _steps(dataset, 1), _steps(dataset, 1, seed=2)
+  assert (one[0]['user_item'] != other[0]['user_item']).any()
+
+
+def test_hosts_share_an_evaluation(make):
+  dataset = make('next_item')
+  whole = list(dataset.eval_batches(split='test', batch_size=16))
+  hosts = [
+      list(dataset.eval_batches(
+          split='test', batch_size=16, host=host, num_hosts=4
+      ))
+      for host in range(4)
+  ]
+  assert {len(h) for h in hosts} == {len(whole)}
+  for step, batch in enumerate(whole):
+    together = {
+        k: np.concatenate([h[step][k] for h in hosts]) for k in batch
+    }
+    _equal(together, batch)
+
+
+def test_text_length_pads_and_cuts_training_only(make):
+  free = make('next_item')
+  longest = free.batch_spec('train', 1)['target_tokens'].shape[-1]
+  for length in (longest - 2, longest + 5):
+    dataset = make('next_item', text_length=length)
+    train, test = (dataset.batch_spec(s, 1) for s in ('train', 'test'))
+    assert train['target_tokens'].shape == (1, 1, length)
+    assert test['target_tokens'].shape == (1, 1, longest)
+
+
+def test_registered_tasks_yield_unpadded_examples(
+    make, tiny_dataset, tiny_vocabulary
+):
+  for _ in range(2):
+    names = pipeline.register(
+        data_dir=tiny_dataset, history_length=LENGTH, vocabulary=tiny_vocabulary
+    )
+  assert names == tuple(f'tiny_{t}' for t in TASKS)
+  task = seqio.get_task('tiny_next_item')
+  found = list(task.get_dataset(split='test', shuffle=False).as_numpy_iterator())
+  kept = [u for u in USERS if len(u.items) >= 3]
+  assert len(found) == len(kept)
+  for example, user in zip(found, kept):
+    assert example['item'].tolist() == user.items[:-1][-LENGTH:].tolist()
+    assert example['answers'].shape[0] == 1
+  shuffled = [
+      [e['example_id'] for e in task.get_dataset(
+          split='train', seed=seed, shard_info=seqio.ShardInfo(shard, 2)
+      ).as_numpy_iterator()]
+      for seed, shard in ((0, 0), (0, 1), (1, 0))
+  ]
+  assert sorted(shuffled[0] + shuffled[1]) == list(
+      range(make('next_item').num_examples('train'))
+  )
+  assert shuffled[0] != shuffled[2]
+
+
+def test_identity_and_fingerprint(make):
+  dataset = make('next_item')
+  catalogue = pathlib.Path(dataset.data_dir) / 'catalogue.jsonl'
+  assert dataset.identity['catalogue'] == (
+      hashlib.sha256(catalogue.read_bytes()).hexdigest()[:16]
+  )
+  assert set(dataset.identity) == {'catalogue', 'vocabulary'}
+  assert set(make('events').identity) == {'catalogue'}
+  assert dataset.name == 'tiny_next_item'
+  assert make('events').fingerprint == dataset.fingerprint
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(task='next_film'), "TASK is 'next_film'; it must be one of"),
+        (dict(history_length=0), 'HISTORY_LENGTH is 0'),
+        (dict(history_length=51, split_rule=schema.PAPER_WINDOWS), 'allows 50'),
+        (dict(targets_per_example=0), 'TARGETS_PER_EXAMPLE is 0'),
+        (dict(targets_per_example=9), r'1\.\.8'),
+        (dict(vocabulary=None), 'VOCABULARY is None .* give a'),
+        (dict(task='events'), 'drop it'),
+    ],
+)
+def test_bad_settings(make, settings, message):
+  settings = {
+      'task': 'next_item', 'vocabulary': 'x.model'
+  } | settings
+  with pytest.raises(ValueError, match=message):
+    make(**settings)
+
+
+@pytest.mark.parametrize(
+    'task, settings, split, message',
+    [
+        ('events', dict(data_dir='/nowhere'), 'train', 'DATA_DIR must be'),
+        ('events', dict(modalities=('item', 'mood')), 'train', "'mood'"),
+        ('events', dict(modalities=('genre',)), 'train', "must be 'item'"),
+        ('events', dict(split_rule=schema.PAPER_WINDOWS), 'train', 'is empty'),
+        ('events', dict(split_rule=schema.PAPER_WINDOWS), 'test', 'is empty'),
+        ('text', {}, 'test', "no split 'test'; it has train"),
+        ('next_item', dict(vocabulary='/none.model'), 'test', 'does not exist'),
+        ('next_item', dict(text_length=2), 'train', 'TEXT_LENGTH is 2'),
+    ],
+)
+def test_bad_data(make, task, settings, split, message):
+  with pytest.raises(ValueError, match=message):
+    make(task, **settings).batch_spec(split, 2)
+
+
+def test_favourite_genre_needs_genres(tmp_path, tiny_vocabulary):
+  import json
+
+  root = pathlib.Path(fixtures.write_dataset(tmp_path / 'plain'))
+  path = root / 'schema.json'
+  raw = json.loads(path.read_text())
+  raw['modalities'] = raw['modalities'][:1]
+  path.write_text(json.dumps(raw))
+  dataset = pipeline.Dataset(
+      data_dir=str(root),
+      task='favourite_genre',
+      history_length=4,
+      vocabulary=tiny_vocabulary,
+  )
+  with pytest.raises(ValueError, match="no modality 'genre'"):
+    dataset.batch_spec('train', 2)
+  names = pipeline.register(
+      data_dir=str(root), history_length=4, vocabulary=tiny_vocabulary
+  )
+  assert names == ('tiny_events', 'tiny_next_item', 'tiny_text')
+  text = dataclasses.replace(dataset, task='text')
+  assert text.num_examples('train') == 40

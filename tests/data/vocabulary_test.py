@@ -1,0 +1,116 @@
+import io
+
+import pytest
+import sentencepiece
+
+from user_llm.data import prompts
+from user_llm.data import schema
+from user_llm.data import vocabulary
+
+LINES = ['Café  Müller (1985)', 'Léon: The Professional', " 'Tis", 'A', '東京']
+
+
+@pytest.fixture(scope='module')
+def loaded(tmp_path_factory):
+  path = tmp_path_factory.mktemp('vocabulary') / 'small.model'
+  path.write_bytes(vocabulary.train(LINES * 3, size=200))
+  return vocabulary.load(str(path))
+
+
+def test_ids(loaded):
+  assert (loaded.pad_id, loaded.eos_id, loaded.unk_id, loaded.bos_id) == (
+      0, 1, 2, 3,
+  )
+
+
+@pytest.mark.parametrize('text', LINES + ['other ASCII? ~#{Z}'])
+def test_round_trip_is_exact(loaded, text):
+  ids = loaded.encode(text)
+  assert loaded.unk_id not in ids
+  assert loaded.decode(ids) == text
+
+
+def test_a_foreign_character_is_unknown(loaded):
+  assert loaded.unk_id in loaded.encode('Ω')
+
+
+def test_the_same_lines_give_the_same_bytes():
+  assert vocabulary.train(LINES, size=150) == vocabulary.train(LINES, size=150)
+
+
+def test_fingerprint_is_that_of_the_model(loaded, tmp_path):
+  path = tmp_path / 'copy.model'
+  path.write_bytes(loaded.sp_model)
+  assert vocabulary.fingerprint(loaded) == vocabulary.fingerprint(
+      vocabulary.load(str(path))
+  )
+  path = tmp_path / 'other.model'  # seqio caches models by their path.
+  path.write_bytes(vocabulary.train(LINES + ['b'], size=150))
+  assert vocabulary.fingerprint(loaded) != vocabulary.fingerprint(
+      vocabulary.load(str(path))
+  )
+
+
+def test_command(tiny_dataset, tmp_path, capsys):
+  path = tmp_path / 'deep' / 'tiny.model'
+  vocabulary.main(['--data_dir', tiny_dataset, '--output', str(path)])
+  loaded = vocabulary.load(str(path))
+  out = capsys.readouterr()
+  assert f'{loaded.vocab_size} pieces' in out.out
+  assert 'not 1000' in out.err  # 40 titles do not support that many.
+  assert vocabulary.fingerprint(loaded) in out.out
+  for item in schema.load_catalogue(tiny_dataset):
+    assert loaded.decode(loaded.encode(item.title)) == item.title
+  for question in prompts.QUESTIONS.values():
+    assert loaded.decode(loaded.encode(question)) == question
+  assert [p.name for p in path.parent.iterdir()] == ['tiny.model']
+
+
+def test_command_refuses_a_size_below_the_characters(
+    tiny_dataset, tmp_path, capsys
+):
+  with pytest.raises(SystemExit) as exit_info:
+    vocabulary.main([
+        '--data_dir', tiny_dataset, '--output', str(tmp_path / 'x.model'),
+        '--size', '20',
+    ])
+  assert exit_info.value.code == 2
+  assert 'larger --size' in capsys.readouterr().err
+  assert not list(tmp_path.iterdir())
+
+
+def test_no_file(tmp_path):
+  with pytest.raises(ValueError, match='VOCABULARY .* does not exist'):
+    vocabulary.load(str(tmp_path / 'none.model'))
+
+
+def test_not_a_model(tmp_path):
+  path = tmp_path / 'bad.model'
+  path.write_text('not a model')
+  with pytest.raises(ValueError, match='is not a SentencePiece model'):
+    vocabulary.load(str(path))
+
+
+def test_other_special_ids(tmp_path):
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(LINES), model_writer=model, vocab_size=60,
+      hard_vocab_limit=False, minloglevel=2,
+  )
+  path = tmp_path / 'other.model'
+  path.write_bytes(model.getvalue())
+  with pytest.raises(ValueError, match='pad, eos, bos'):
+    vocabulary.load(str(path))
+
+
+@pytest.mark.slow
+def test_round_trip_of_every_film(real_data):
+  lines = (real_data / 'movielens' / 'ml-1m' / 'movies.dat').read_text(
+      encoding='latin-1'
+  )
+  titles = [line.split('::')[1] for line in lines.splitlines()]
+  model = vocabulary.train(titles, size=1000)
+  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  assert processor.vocab_size() == 1000
+  for title in titles:
+    assert processor.decode(processor.encode(title)) == title
