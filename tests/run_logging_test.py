@@ -51,7 +51,6 @@ def test_device_arrays_and_evaluations(tmp_path):
       str(tmp_path), num_steps=1, log_every_steps=1
   ) as logger:
     logger.log(1, {'loss': jnp.float32(0.5), 'learning_rate': 1e-3})
-    logger.flush()
     logger.write(1, {'eval/x/user_llm/recall@1/all': 0.25})
   first, second = _rows(tmp_path)
   assert first['train/loss'] == 0.5

@@ -107,11 +107,14 @@ class RunLogger:
     }
     self._check_finite(step, values)
     self._progress.show(values.get(f'{self._prefix}loss'))
-    self.write(step, {**values, WALL_KEY: round(self.wall_secs, 2)})
+    self._append(step, {**values, WALL_KEY: round(self.wall_secs, 2)})
 
   def write(self, step: int, metrics: Mapping[str, Scalar]) -> None:
     """Writes metrics at once, under their own names: 'eval/<task>/...'."""
-    values = {name: float(value) for name, value in metrics.items()}
+    self.flush()
+    self._append(step, {name: float(v) for name, v in metrics.items()})
+
+  def _append(self, step: int, values: dict[str, float]) -> None:
     self._file.write(json.dumps({'step': step, **values}) + '\n')
     self._file.flush()
     self._writer.write_scalars(step, values)

@@ -143,9 +143,10 @@ def test_markdown(workdir, tmp_path):
 
 def test_printed_table(workdir):
   out = io.StringIO()
-  tables.print_results([str(workdir)], rich_console.Console(file=out, width=90))
+  tables.print_results([str(workdir)], rich_console.Console(file=out, width=80))
   assert 'x: next item, seen items removed' in out.getvalue()
-  assert 'User-LLM (text)   0.050 ±0.013   0.500 ±0.013' in out.getvalue()
+  assert 'User-LLM (text)   .050±.013   .500±.013' in out.getvalue()
+  assert 'n = 1234' in out.getvalue()
 
 
 def test_nothing_evaluated_yet(tmp_path, capsys):

@@ -43,6 +43,12 @@ def cell(row: results.Row, metric: str) -> str:
   return text if value.stderr is None else f'{text} ±{value.stderr:.3f}'
 
 
+def compact_cell(row: results.Row, metric: str) -> str:
+  """'.196±.013': five of them fit on a terminal of 80 columns."""
+  parts = cell(row, metric).replace('±', '').split()
+  return '±'.join(part.removeprefix('0') for part in parts)
+
+
 def is_best(table: results.Table, row: results.Row, metric: str) -> bool:
   """Whether no other model but the ceilings is better."""
   return (
@@ -70,31 +76,37 @@ def print_results(
     console.print('No evaluations yet: no eval/<task>/<step>.json was found.')
   for table in tables:
     for policy in table.policies:
-      console.print(_rich_table(table, policy))
+      console.print(_rich_table(table, policy), '')
 
 
 def _rich_table(table: results.Table, policy: str) -> rich_table.Table:
   suffix = f', {POLICY_LABELS[policy]}' if policy else ''
+  n = table.rows[0].num_examples
   out = rich_table.Table(
       title=f'{table.title}{suffix}',
-      caption=caption(table),
+      caption=caption(table) + ('' if table.has_mixed_counts else f', n = {n}'),
       box=box.SIMPLE_HEAD,
+      show_edge=False,
+      min_width=66,
       title_style='bold',
   )
   out.add_column('model', no_wrap=True)
   shown = metric_keys(table, policy)
   for name in table.metrics:
     out.add_column(name, justify='right', no_wrap=True)
-  out.add_column('n', justify='right')
+  if table.has_mixed_counts:
+    out.add_column('n', justify='right')
   for row in table.rows:
     style = 'dim' if row.is_ceiling or row.is_floor else None
     cells = [
-        f'[bold]{cell(row, metric)}[/bold]'
+        f'[bold]{compact_cell(row, metric)}[/bold]'
         if is_best(table, row, metric)
-        else cell(row, metric)
+        else compact_cell(row, metric)
         for metric in shown
     ]
-    out.add_row(label(row.model), *cells, f'{row.num_examples:,}', style=style)
+    if table.has_mixed_counts:
+      cells.append(str(row.num_examples))
+    out.add_row(label(row.model), *cells, style=style)
   return out
 
 
