@@ -93,12 +93,8 @@ class UserLLM(nn.Module):
     """
     if not self.config.has_user:
       return None
-    events = {
-        name: batch[f'user_{name}']
-        for name in self.config.user_encoder.schema.names
-    }
     tokens_BLD = self.user_encoder(
-        events, batch['positions'], batch['segment_ids']
+        *encoder_lib.inputs(batch, self.config.user_encoder)
     )
     ago_BPL = (
         batch['history_end'][:, :, None] - 1 - jnp.arange(tokens_BLD.shape[1])

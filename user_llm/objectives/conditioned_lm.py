@@ -10,11 +10,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from user_llm.decoding import beam_search
+from user_llm.decoding import trie
+from user_llm.models import decoder
 from user_llm.models import user_llm
-from user_llm.objectives import objective
+from user_llm.objectives import objective as objective_lib
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ConditionedLM:
   """-log p(answer | question, user), see `objective.Objective`.
 
@@ -38,14 +41,16 @@ class ConditionedLM:
   def predict_keys(self) -> tuple[str, ...]:
     return self.batch_keys
 
-  def init(self, rng: jax.Array, batch: objective.Batch) -> objective.Params:
+  def init(
+      self, rng: jax.Array, batch: objective_lib.Batch
+  ) -> objective_lib.Params:
     """Parameters with their logical names."""
     return self.module.init(rng, batch)['params']
 
   def _score(
       self,
-      params: objective.Params,
-      batch: objective.Batch,
+      params: objective_lib.Params,
+      batch: objective_lib.Batch,
       rng: jax.Array | None,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """-log p(token), is it the most likely, and its weight: f32[B, P, T']."""
@@ -71,16 +76,16 @@ class ConditionedLM:
 
   def loss(
       self,
-      params: objective.Params,
-      batch: objective.Batch,
+      params: objective_lib.Params,
+      batch: objective_lib.Batch,
       rng: jax.Array | None,
-  ) -> objective.Loss:
+  ) -> objective_lib.Loss:
     """Mean over answer tokens; `answer_nats` is -log p of whole answers."""
     nats_BPT, correct_BPT, weights_BPT = self._score(params, batch, rng)
     total = jnp.sum(nats_BPT * weights_BPT)
     weight = jnp.sum(weights_BPT)
     answers = jnp.sum(jnp.any(weights_BPT > 0, axis=-1), dtype=jnp.float32)
-    return objective.Loss(
+    return objective_lib.Loss(
         total,
         weight,
         {
@@ -90,8 +95,57 @@ class ConditionedLM:
     )
 
   def predict(
-      self, params: objective.Params, batch: objective.Batch
+      self, params: objective_lib.Params, batch: objective_lib.Batch
   ) -> dict[str, jax.Array]:
     """f32[B, P] `answer_nats`, -log p(answer) of the batch's own answers."""
     nats_BPT, _, weights_BPT = self._score(params, batch, None)
     return {'answer_nats': jnp.sum(nats_BPT * weights_BPT, axis=-1)}
+
+
+def beam_search_answers(
+    objective: ConditionedLM,
+    params: objective_lib.Params,
+    batch: objective_lib.Batch,
+    answers: trie.Answers,
+    beam_size: int,
+) -> dict[str, jax.Array]:
+  """The likeliest of the possible answers, by exact log p.
+
+  Jittable in `params` and `batch`; the rest is static. Users and prompts are
+  read once, whatever is searched.
+
+  Args:
+    objective: Of the model.
+    params: Of the model.
+    batch: `prompt_tokens` i32[B, 1, T], the keys of `UserLLMConfig.user_keys`,
+      and, for the second policy, `seen_item` i32[B, S].
+    answers: The candidates.
+    beam_size: Answers K, and beams.
+
+  Returns:
+    `answers` i32[B, K] (numbers in `answers.texts`, -1: no more) and `scores`
+    f32[B, K]; with `seen_item` also `unseen_answers` and `unseen_scores`,
+    without those all of whose items are seen.
+  """
+  variables = {'params': params}
+  logits_BV, context, cache = objective.module.apply(
+      variables, batch, beam_size, answers.max_length - 1, method='prefill'
+  )
+
+  def extend(tokens_R: jax.Array, cache: decoder.Cache):
+    return objective.module.apply(
+        variables, tokens_R, context, cache, method='extend'
+    )
+
+  policies = {'': jnp.ones((logits_BV.shape[0], len(answers.texts)), bool)}
+  if 'seen_item' in batch:
+    policies['unseen_'] = answers.unseen(batch['seen_item'])
+  found = {}
+  for prefix, allowed_BA in policies.items():
+    found[f'{prefix}answers'], found[f'{prefix}scores'] = (
+        beam_search.beam_search(
+            answers, allowed_BA, logits_BV, cache, extend, decoder.reorder,
+            beam_size,
+        )
+    )
+  return found

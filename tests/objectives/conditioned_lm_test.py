@@ -1,0 +1,209 @@
+"""The objective: worked losses, prefixes of a history, exact generation."""
+
+import jax
+import numpy as np
+import pytest
+
+from user_llm import partitioning
+from user_llm.data import schema
+from user_llm.decoding import trie
+from user_llm.models import cross_attention
+from user_llm.models import decoder
+from user_llm.models import resampler
+from user_llm.models import user_encoder
+from user_llm.models import user_llm
+from user_llm.objectives import conditioned_lm
+
+_VOCAB, _EVENTS, _BOS, _EOS = 20, 6, 1, 2
+_QUESTION = [3, 4, 5]
+_SCHEMA = schema.EventSchema(
+    name='tiny',
+    modalities=(
+        schema.Modality(name='item', size=12),
+        schema.Modality(name='genre', size=4),
+    ),
+)
+
+
+def _objective(has_user=True, resample=False):
+  encoder = user_encoder.UserEncoderConfig(
+      schema=_SCHEMA, num_layers=1, embed_dim=8, num_heads=2, mlp_dim=8,
+      max_length=_EVENTS,
+  )
+  perceiver = resampler.ResamplerConfig(
+      num_layers=1, num_latents=3, embed_dim=8, num_heads=2, mlp_dim=8
+  )
+  return conditioned_lm.ConditionedLM(
+      model=user_llm.UserLLMConfig(
+          decoder=decoder.DecoderConfig(
+              vocab_size=_VOCAB, num_layers=2, embed_dim=16, num_heads=2,
+              num_kv_heads=1, head_dim=8, mlp_dim=16,
+              cross_attention=cross_attention.CrossAttentionConfig(
+                  every=1, num_heads=2, num_kv_heads=2, head_dim=8
+              ),
+          ),
+          user_encoder=encoder if has_user else user_llm.NoUserConfig(),
+          resampler=(
+              perceiver if resample else resampler.NoResamplerConfig()
+          ),
+      )
+  )
+
+
+def _text(answers, width):
+  """input_tokens, target_tokens and loss_weights, [len(answers), width]."""
+  rows = []
+  for answer in answers:
+    sequence = [*_QUESTION, *answer, _EOS]
+    weights = [0] * len(_QUESTION) + [1] * (len(answer) + 1)
+    pad = [0] * (width - len(sequence))
+    rows.append(
+        ([_BOS, *sequence[:-1], *pad], [*sequence, *pad], [*weights, *pad])
+    )
+  inputs, targets, weights = map(np.array, zip(*rows))
+  return inputs, targets, weights.astype(np.float32)
+
+
+def _batch(num_users=2, num_targets=3, width=9, seed=0):
+  rng = np.random.default_rng(seed)
+  answers = [
+      rng.integers(6, _VOCAB, rng.integers(1, 5))
+      for _ in range(num_users * num_targets)
+  ]
+  shape = (num_users, num_targets, width)
+  text = [x.reshape(shape) for x in _text(answers, width)]
+  events = (num_users, _EVENTS)
+  return {
+      'user_item': rng.integers(1, 12, events),
+      'user_genre': rng.integers(1, 4, events),
+      'user_mask': np.ones(events, bool),
+      'positions': np.tile(np.arange(_EVENTS), (num_users, 1)),
+      'segment_ids': np.ones(events, int),
+      'history_end': rng.integers(1, _EVENTS + 1, shape[:2]),
+      **dict(zip(('input_tokens', 'target_tokens', 'loss_weights'), text)),
+  }
+
+
+def _opened(objective, batch, seed=3):
+  """Random parameters: gates open, biases not zero."""
+  params = partitioning.unbox(
+      jax.jit(objective.init)(jax.random.key(0), batch)
+  )
+  leaves, tree = jax.tree.flatten(params)
+  rng = np.random.default_rng(seed)
+  return jax.tree.unflatten(
+      tree, [x + 0.3 * rng.normal(size=x.shape).astype('f') for x in leaves]
+  )
+
+
+def _nats(objective, params, batch):
+  return np.asarray(jax.jit(objective.predict)(params, batch)['answer_nats'])
+
+
+def test_loss_equals_numpy_from_the_logits():
+  objective, batch = _objective(), _batch()
+  params = _opened(objective, batch)
+  logits = np.asarray(
+      objective.module.apply({'params': params}, batch), np.float64
+  )[..., :_VOCAB]
+  logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+  total = weight = correct = 0
+  for index in np.argwhere(batch['loss_weights'] > 0):
+    target = batch['target_tokens'][tuple(index)]
+    total -= logp[tuple(index)][target]
+    weight += 1
+    correct += int(np.argmax(logp[tuple(index)]) == target)
+  with_prompt = {**batch, 'prompt_tokens': batch['input_tokens'][..., :4]}
+  for each in (batch, with_prompt):
+    loss = jax.jit(lambda p, b: objective.loss(p, b, None))(params, each)
+    np.testing.assert_allclose(loss.total, total, rtol=1e-5)
+    assert loss.weight == weight
+    assert loss.metrics['accuracy'] == (correct, weight)
+    np.testing.assert_allclose(
+        loss.metrics['answer_nats'], (total, 6), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize('resample', [False, True])
+def test_one_pass_serves_every_prefix(resample):
+  """A target of many equals the one target of a row with only its prefix."""
+  objective, batch = _objective(resample=resample), _batch()
+  params = _opened(objective, batch)
+  nats = _nats(objective, params, batch)
+  for target in range(3):
+    seen = np.arange(_EVENTS) < batch['history_end'][:, target, None]
+    one = {
+        name: x[:, target : target + 1] if x.ndim == 3 else x * seen
+        for name, x in batch.items()
+        if name != 'history_end'
+    }
+    one['history_end'] = batch['history_end'][:, target : target + 1]
+    np.testing.assert_allclose(
+        _nats(objective, params, one)[:, 0], nats[:, target], rtol=1e-4
+    )
+
+
+def test_the_user_matters_and_the_bare_language_model_has_none():
+  objective, batch = _objective(), _batch()
+  params = _opened(objective, batch)
+  other = {**batch, 'user_item': batch['user_item'] % 11 + 1}
+  difference = _nats(objective, params, batch) - _nats(objective, params, other)
+  assert np.abs(difference).min() > 1e-4
+  bare = _objective(has_user=False)
+  assert not [k for k in bare.batch_keys if k.startswith('user_')]
+  text = {k: batch[k] for k in bare.batch_keys}
+  fresh = partitioning.unbox(jax.jit(bare.init)(jax.random.key(0), text))
+  assert set(fresh) == {'decoder'}
+  full = partitioning.unbox(objective.init(jax.random.key(1), batch))
+  merged = jax.tree.map(lambda x: x, full)
+  merged['decoder']['groups'].update(fresh['decoder']['groups'])
+  merged['decoder'].update(
+      {k: v for k, v in fresh['decoder'].items() if k != 'groups'}
+  )
+  np.testing.assert_array_equal(
+      _nats(objective, merged, batch), _nats(bare, fresh, text)
+  )
+
+
+@pytest.mark.parametrize('resample', [False, True])
+def test_generated_answers_equal_exhaustive_scoring(resample):
+  objective = _objective(resample=resample)
+  rng = np.random.default_rng(1)
+  items = [rng.integers(6, 10, rng.integers(1, 4)).tolist() for _ in range(11)]
+  answers = trie.make_answers([str(i) for i in items], items, _EOS)
+  num = len(answers.texts)
+  batch = _batch(num_targets=1)
+  batch['prompt_tokens'] = batch['input_tokens'][..., :4]
+  batch['seen_item'] = np.array([[1, 5, 7, 0], [2, 0, 0, 0]])
+  params = _opened(objective, batch)
+  found = jax.jit(
+      lambda p, b: conditioned_lm.beam_search_answers(
+          objective, p, b, answers, num
+      )
+  )(params, batch)
+  scores = np.zeros((2, num))
+  for item, tokens in enumerate(items, 1):
+    text = _text([tokens, tokens], 8)
+    names = ('input_tokens', 'target_tokens', 'loss_weights')
+    one = {**batch, **{k: x[:, None] for k, x in zip(names, text)}}
+    scores[:, answers.of_item[item]] = -_nats(objective, params, one)[:, 0]
+  order = np.argsort(-scores, axis=1)
+  np.testing.assert_array_equal(found['answers'], order)
+  np.testing.assert_allclose(
+      found['scores'], np.take_along_axis(scores, order, 1), atol=1e-5
+  )
+  unseen = np.asarray(answers.unseen(batch['seen_item']))
+  for user in range(2):
+    want = [a for a in order[user] if unseen[user, a]]
+    got = found['unseen_answers'][user]
+    assert got[: len(want)].tolist() == want
+    assert np.all(got[len(want) :] == -1)
+
+
+def test_generation_needs_one_target_a_row():
+  objective, batch = _objective(), _batch()
+  batch['prompt_tokens'] = batch['input_tokens'][..., :4]
+  answers = trie.make_answers(['x'], [[7]], _EOS)
+  params = objective.init(jax.random.key(0), batch)
+  with pytest.raises(ValueError, match='TARGETS_PER_EXAMPLE'):
+    conditioned_lm.beam_search_answers(objective, params, batch, answers, 2)
