@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import dataclasses
 import pathlib
 import re
+import signal
 import sys
 import tempfile
 import typing
@@ -246,8 +247,13 @@ def main(argv: list[str] | None = None) -> int:
   except (ValueError, OSError) as error:
     print(f'data_prep: error: {error}', file=sys.stderr)
     return 2
+  except KeyboardInterrupt:
+    print('data_prep: interrupted; nothing is left behind.', file=sys.stderr)
+    return 130
   return 0
 
 
 if __name__ == '__main__':
+  # As an exception, so that the half-written directory is removed.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
   sys.exit(main())

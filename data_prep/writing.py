@@ -30,7 +30,7 @@ def write_records(
 ) -> None:
   """Writes one record a user, as a dataset that TFDS opens."""
   # Here, since only writing needs TensorFlow, and it takes seconds to load.
-  with _quiet_stderr():
+  with progress.stage('load TensorFlow'), _quiet_stderr():
     import tensorflow as tf
     import tensorflow_datasets as tfds
 

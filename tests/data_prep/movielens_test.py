@@ -1,0 +1,186 @@
+"""Tests of the MovieLens reader: layouts, bad rows, bad inputs."""
+
+import zipfile
+
+from conftest import LAYOUTS, MOVIES, RATINGS
+from data_prep import movielens
+import pytest
+
+
+def _read(path, tmp_path, **kwargs):
+  return movielens.read(path=str(path), scratch=tmp_path, **kwargs)
+
+
+def _zip(directory, path, folder=''):
+  with zipfile.ZipFile(path, 'w', zipfile.ZIP_DEFLATED) as archive:
+    for file in sorted(directory.iterdir()):
+      archive.write(file, f'{folder}{file.name}')
+  return path
+
+
+def _check(raw):
+  assert raw.events.columns == ['user', 'item', 'rating', 'timestamp']
+  assert raw.events.rows() == list(RATINGS)
+  assert raw.items.rows() == [(i, t, '|'.join(g)) for i, t, g in MOVIES]
+  assert raw.rejects.is_empty()
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_layouts(layout, movielens_dir, tmp_path):
+  directory = movielens_dir(layout)
+  raw = _read(directory, tmp_path)
+  _check(raw)
+  _check(_read(directory.parent, tmp_path))
+  zipped = _read(_zip(directory, tmp_path / 'a.zip', 'some/'), tmp_path)
+  _check(zipped)
+  assert zipped.sources == raw.sources
+  _check(_read(_zip(directory, tmp_path / 'b.zip'), tmp_path))
+
+
+@pytest.mark.parametrize(
+    'layout, folder, name',
+    [
+        ('100k', 'raw', 'movielens_100k'),
+        ('1m', 'raw', 'movielens_1m'),
+        ('10m', 'raw', 'movielens_10m'),
+        ('10m', 'ml-10M100K', 'movielens_10m'),
+        ('csv', 'raw', 'movielens'),
+        ('csv', 'ml-25m', 'movielens_25m'),
+        ('csv', 'ml-latest-small', 'movielens_latest_small'),
+    ],
+)
+def test_names(layout, folder, name, movielens_dir, tmp_path):
+  directory = movielens_dir(layout, folder)
+  assert _read(directory, tmp_path).name == name
+  # Of the zip, where there is no directory in it.
+  assert _read(_zip(directory, tmp_path / f'{folder}.zip'), tmp_path).name == (
+      name
+  )
+  assert _read(directory, tmp_path, name='own').name == 'own'
+
+
+@pytest.mark.parametrize(
+    'row, reason',
+    [
+        ('10,1,3.0', 'wrong field count'),
+        ('10,1,3.0,400,', 'wrong field count'),
+        ('x,1,3.0,400', 'unparsable user id'),
+        ('-1,1,3.0,400', 'unparsable user id'),
+        ('10,1.5,3.0,400', 'unparsable movie id'),
+        ('10,1,good,400', 'non-numeric rating'),
+        ('10,1,nan,400', 'non-numeric rating'),
+        ('10,1,5.5,400', 'rating out of range'),
+        ('10,1,0,400', 'rating out of range'),
+        ('10,1,3.2,400', 'rating out of range'),
+        ('10,1,inf,400', 'rating out of range'),
+        ('10,1,3.0,noon', 'unparsable time'),
+        ('10,1,3.0,-4', 'negative time'),
+        ('10,77,3.0,400', 'unknown movie'),
+    ],
+)
+def test_bad_ratings(row, reason, movielens_dir, tmp_path):
+  directory = movielens_dir()
+  path = directory / 'ratings.csv'
+  lines = path.read_text().splitlines()
+  path.write_text('\n'.join(lines[:3] + [row] + lines[3:]))
+  raw = _read(directory, tmp_path, max_reject_fraction=0.2)
+  assert raw.events.rows() == list(RATINGS)
+  assert raw.rejects.rows() == [('ratings.csv', 4, reason, row)]
+  with pytest.raises(ValueError, match=f'ratings.csv:4: {reason}'):
+    _read(directory, tmp_path)
+
+
+@pytest.mark.parametrize(
+    'row, reason',
+    [
+        ('50,Title', 'wrong field count'),
+        ('x,Title,War', 'unparsable movie id'),
+        ('1,Again,War', 'movie listed twice'),
+        ('50, ,War', 'no title'),
+    ],
+)
+def test_bad_movies(row, reason, movielens_dir, tmp_path):
+  directory = movielens_dir()
+  with (directory / 'movies.csv').open('a') as handle:
+    handle.write(f'{row}\n')
+  raw = _read(directory, tmp_path, max_reject_fraction=0.2)
+  assert raw.rejects.rows() == [('movies.csv', 7, reason, row)]
+  with pytest.raises(ValueError, match=f'movies.csv:7: {reason}'):
+    _read(directory, tmp_path)
+
+
+def test_damaged_files(movielens_dir, tmp_path):
+  directory = movielens_dir()
+  movies = directory / 'movies.csv'
+  good = movies.read_text()
+  movies.write_text(good + '50,"Not closed,War\n')
+  with pytest.raises(ValueError, match='movies.csv:7: .*quoted'):
+    _read(directory, tmp_path)
+  movies.write_text(good.replace('movieId', 'id'))
+  with pytest.raises(ValueError, match='movies.csv:1: expected the header'):
+    _read(directory, tmp_path)
+  movies.write_text(good)
+  (directory / 'ratings.csv').write_text('1,2,3.0,4\n')
+  with pytest.raises(ValueError, match='ratings.csv:1: expected the header'):
+    _read(directory, tmp_path)
+  (directory / 'ratings.csv').write_text('')
+  with pytest.raises(ValueError, match='ratings.csv'):
+    _read(directory, tmp_path)
+
+
+def test_bad_genre_flags(movielens_dir, tmp_path):
+  directory = movielens_dir('100k')
+  with (directory / 'u.item').open('a') as handle:
+    handle.write('50|T|||u|0|0|2|0|0\n')
+  raw = _read(directory, tmp_path, max_reject_fraction=0.5)
+  assert raw.rejects['reason'].to_list() == ['wrong field count']
+  (directory / 'u.genre').write_text('unknown\n')
+  with pytest.raises(ValueError, match='u.genre:1'):
+    _read(directory, tmp_path)
+
+
+def test_missing_and_unknown_inputs(movielens_dir, tmp_path):
+  with pytest.raises(ValueError, match='--input .*nowhere does not exist'):
+    _read(tmp_path / 'nowhere', tmp_path)
+  empty = tmp_path / 'empty'
+  empty.mkdir()
+  with pytest.raises(ValueError, match='no known layout.*Found: nothing'):
+    _read(empty, tmp_path)
+  (empty / 'reviews.txt').write_text('x')
+  with pytest.raises(ValueError) as error:
+    _read(empty, tmp_path)
+  for told in ('u.data, u.item', 'ratings.dat', 'ratings.csv', 'reviews.txt'):
+    assert told in str(error.value)
+  directory = movielens_dir('100k', 'half')
+  (directory / 'u.item').unlink()
+  with pytest.raises(ValueError, match='100k layout, but u.item is missing'):
+    _read(directory, tmp_path)
+
+
+def test_several_datasets(movielens_dir, tmp_path):
+  movielens_dir('csv', 'a')
+  movielens_dir('1m', 'b')
+  with pytest.raises(ValueError, match='several.*csv in a.*dat in b'):
+    _read(tmp_path, tmp_path)
+
+
+def test_bad_zips(movielens_dir, tmp_path):
+  directory = movielens_dir()
+  whole = _zip(directory, tmp_path / 'a.zip').read_bytes()
+  bad = tmp_path / 'bad.zip'
+  bad.write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(ValueError, match='no whole zip.*truncated'):
+    _read(bad, tmp_path)
+  # In the middle of the first member's data.
+  broken = bytearray(whole)
+  broken[60:70] = bytes(10)
+  bad.write_bytes(bytes(broken))
+  with pytest.raises(ValueError, match='cannot be unpacked at .*csv'):
+    _read(bad, tmp_path)
+  for member in ('../ratings.csv', '/etc/ratings.csv', 'C:\\ratings.csv'):
+    with zipfile.ZipFile(bad, 'w') as archive:
+      archive.writestr(member, 'x')
+    with pytest.raises(ValueError, match='points outside'):
+      _read(bad, tmp_path)
+  names = sorted(p.name for p in tmp_path.iterdir())
+  assert names == ['a.zip', 'bad.zip', 'raw']
