@@ -45,7 +45,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
       '--output', required=True, metavar='DIR', help='the dataset to make'
   )
   parser.add_argument(
-      '--overwrite', action='store_true', help='replace an earlier dataset there'
+      '--overwrite',
+      action='store_true',
+      help='replace an earlier dataset there',
   )
 
 

@@ -192,56 +192,24 @@ def encode(
   upstream's order; ratings in their own order. Users are in upstream's order;
   a user's events of one timestamp stay in file order.
   """
-  items = _with_ids(items, events, 'item')
+  items = _with_ids(items, events)
   modalities = [schema.Modality(name='item', size=len(items) + 1)]
-  columns = ['item']
   if 'genre' in items.columns:
-    genres = (
-        items.group_by('genre')
-        .agg(pl.col('count').sum())
-        .sort(['count', 'genre'], descending=[True, False])
-        .with_row_index('genre_id', offset=1)
-    )
-    items = items.join(genres.drop('count'), on='genre').sort('item_id')
-    modalities.append(
-        schema.Modality(
-            name='genre',
-            size=len(genres) + 1,
-            values=tuple(genres['genre']),
-            separator='|',
-        )
-    )
-    columns.append('genre')
+    items, modality = _encode_genres(items)
+    modalities.append(modality)
   if 'rating' in events.columns:
-    ratings = events['rating'].unique().sort()
-    modalities.append(
-        schema.Modality(
-            name='rating',
-            size=len(ratings) + 1,
-            values=tuple(f'{value:.1f}' for value in ratings),
-        )
-    )
-    columns.append('rating')
-    events = events.with_columns(
-        pl.col('rating').replace_strict(
-            ratings,
-            pl.int_range(1, len(ratings) + 1, eager=True),
-            return_dtype=pl.Int32,
-        )
-    )
-  ids = {f'{c}_id': c for c in ('item', 'genre') if c in columns}
+    events, modality = _encode_ratings(events)
+    modalities.append(modality)
+  ids = [name for name in items.columns if name.endswith('_id')]
   events = (
-      events.rename({'item': 'source'})
-      .join(
-          items.rename({'item': 'source'}).select(
-              'source', pl.col(*ids).cast(pl.Int32)
-          ),
-          on='source',
+      events.join(
+          items.select('item', pl.col(ids).cast(pl.Int32)),
+          on='item',
           how='left',
           maintain_order='left',
       )
-      .drop('source')
-      .rename(ids)
+      .drop('item')
+      .rename({name: name.removesuffix('_id') for name in ids})
       .sort('user', 'timestamp', maintain_order=True)
   )
   users = events.group_by('user', maintain_order=True).len()
@@ -254,21 +222,56 @@ def encode(
       ),
       columns={
           column: events[column].to_numpy()
-          for column in (*columns, schema.TIMESTAMP_KEY)
+          for column in (*(m.name for m in modalities), schema.TIMESTAMP_KEY)
       },
   )
 
 
-def _with_ids(
-    values: pl.DataFrame, events: pl.DataFrame, column: str
-) -> pl.DataFrame:
-  """Adds the count and, by falling count, the id; drops what has no event."""
-  counts = events.group_by(column).agg(count=pl.len())
+def _with_ids(items: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+  """Adds count and item_id, in whose order it is; drops what has no event."""
+  counts = events.group_by('item').agg(count=pl.len())
   return (
-      values.join(counts, on=column)
-      .sort(['count', column], descending=[True, False])
-      .with_row_index(f'{column}_id', offset=1)
+      items.join(counts, on='item')
+      .sort('count', 'item', descending=[True, False])
+      .with_row_index('item_id', offset=1)
   )
+
+
+def _encode_genres(
+    items: pl.DataFrame,
+) -> tuple[pl.DataFrame, schema.Modality]:
+  """Adds genre_id; a value is an item's whole genre string."""
+  genres = (
+      items.group_by('genre')
+      .agg(events=pl.col('count').sum())
+      .sort('events', 'genre', descending=[True, False])
+      .with_row_index('genre_id', offset=1)
+  )
+  modality = schema.Modality(
+      name='genre',
+      size=len(genres) + 1,
+      values=tuple(genres['genre']),
+      separator='|',
+  )
+  items = items.join(genres.drop('events'), on='genre').sort('item_id')
+  return items, modality
+
+
+def _encode_ratings(
+    events: pl.DataFrame,
+) -> tuple[pl.DataFrame, schema.Modality]:
+  """Puts ids in the order of the ratings in their place."""
+  ratings = events['rating'].unique().sort()
+  ids = pl.int_range(1, len(ratings) + 1, eager=True)
+  modality = schema.Modality(
+      name='rating',
+      size=len(ratings) + 1,
+      values=tuple(f'{rating:.1f}' for rating in ratings),
+  )
+  events = events.with_columns(
+      pl.col('rating').replace_strict(ratings, ids, return_dtype=pl.Int32)
+  )
+  return events, modality
 
 
 def _catalogue(items: pl.DataFrame) -> tuple[schema.CatalogueItem, ...]:

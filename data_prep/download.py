@@ -98,10 +98,10 @@ def _download(url: str, target: pathlib.Path) -> str:
   with urllib.request.urlopen(url, timeout=_CONNECT_SECS) as response:
     announced = response.headers.get('Content-Length')
     total = None if announced is None else int(announced)
+    name = url.rsplit('/', 1)[-1]
     with (
         target.open('wb') as handle,
-        progress.stage(f'fetch {url.rsplit("/")[-1]}', total=total, unit='B')
-        as stage,
+        progress.stage(f'fetch {name}', total=total, unit='B') as stage,
     ):
       while block := response.read(_BLOCK_BYTES):
         handle.write(block)

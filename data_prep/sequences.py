@@ -13,7 +13,9 @@ from data_prep import rows
 _FIELDS = ('user', 'item')
 
 
-def read(*, path: str, name: str, max_reject_fraction: float) -> common.RawDataset:
+def read(
+    *, path: str, name: str, max_reject_fraction: float
+) -> common.RawDataset:
   """Parses a file of pairs.
 
   An item's title is `Item <id>`; an event's timestamp is its place in the

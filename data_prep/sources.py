@@ -93,7 +93,9 @@ def _find(
   if len(candidates) == 1:
     return candidates[0]
   if candidates:
-    told = ', '.join(f'{layout} in {folder or "."}' for layout, folder in candidates)
+    told = ', '.join(
+        f'{layout} in {folder or "."}' for layout, folder in candidates
+    )
     raise ValueError(
         f'{source} holds several datasets ({told}); give the directory of one.'
     )
@@ -161,10 +163,8 @@ def _extract(
       while block := packed.read(_COPY_BYTES):
         unpacked.write(block)
         stage.advance(len(block))
-  # RuntimeError: encrypted; NotImplementedError: an unknown compression.
-  except (
-      zipfile.BadZipFile, zlib.error, EOFError, RuntimeError,
-  ) as error:
+  # RuntimeError: encrypted, or of an unknown compression.
+  except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
     raise ValueError(
         f'--input {source} cannot be unpacked at {member!r} ({error}); it may '
         'be corrupt: fetch it again.'

@@ -114,6 +114,6 @@ def test_describe_split():
 def test_natural_ids():
   (numbers,) = common.natural_ids(pl.Series(['10', '9']))
   assert numbers.to_list() == [10, 9]
-  for texts in (['10', 'x'], ['07', '7'], ['1', '2.5'], ['99999999999999999999']):
+  for texts in (['10', 'x'], ['07', '7'], ['1', '2.5'], ['9' * 20]):
     (kept,) = common.natural_ids(pl.Series(texts))
     assert kept.to_list() == texts

@@ -67,9 +67,10 @@ def _likelihood(world, taste, items, stars):
   for t, item in enumerate(items):
     if item in items[:t]:
       return 0.0
-    weights = (
-        world.choice_ZI[taste] if t == 0 else world.follow_ZII[taste, items[t - 1]]
-    )
+    if t == 0:
+      weights = world.choice_ZI[taste]
+    else:
+      weights = world.follow_ZII[taste, items[t - 1]]
     unseen = set(range(len(weights))) - set(items[:t])
     likelihood *= weights[item] / sum(weights[i] for i in unseen)
     if t < len(stars):
