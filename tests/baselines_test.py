@@ -92,10 +92,10 @@ def _metrics(ranks):
   return [*((ranks <= k).mean() for k in (1, 5, 10)), gain]
 
 
-def _prepare(command, source, output):
+def _prepare(command, source, output, *more):
   subprocess.run(
       [sys.executable, '-m', 'data_prep', command, '--input', str(source),
-       '--output', str(output)],
+       '--output', str(output), *more],
       cwd=REPO, check=True, capture_output=True,
   )
   return pipeline.Dataset(
@@ -106,7 +106,11 @@ def _prepare(command, source, output):
 @pytest.mark.slow
 def test_sasrec_ml1m_floors_are_the_known_ones(real_data, tmp_path):
   dataset = _prepare(
-      'sequences', real_data / 'protocols' / 'sasrec-ml-1m.txt', tmp_path / 'd'
+      'sequences',
+      real_data / 'protocols' / 'sasrec-ml-1m.txt',
+      tmp_path / 'd',
+      '--name',
+      'sasrec_ml1m',
   )
   ranks = baselines.item_ranks(dataset, 'test')
   np.testing.assert_allclose(

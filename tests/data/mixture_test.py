@@ -21,7 +21,8 @@ def datasets(tiny_dataset, tiny_vocabulary):
 
 
 def _steps(dataset, count, **settings):
-  return list(itertools.islice(dataset.train_batches(seed=0, **settings), count))
+  batches = dataset.train_batches(seed=0, **settings)
+  return list(itertools.islice(batches, count))
 
 
 def test_rows_are_interleaved_in_the_shares(datasets):

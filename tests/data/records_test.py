@@ -51,7 +51,8 @@ def test_label_bounds_are_the_rules_own(tiny_dataset, split, min_history):
 
 @pytest.mark.parametrize('rule', schema.SPLIT_RULES.values())
 def test_fingerprint_is_the_manifests(tiny_dataset, rule):
-  manifest = json.loads((pathlib.Path(tiny_dataset) / 'manifest.json').read_text())
+  path = pathlib.Path(tiny_dataset) / 'manifest.json'
+  manifest = json.loads(path.read_text())
   log = records.load_events(tiny_dataset)
   want = manifest['splits'][rule.name]['fingerprint']
   assert log.split_fingerprint(rule) == want

@@ -24,7 +24,7 @@ def _ranks(ranks: Mapping[str, int]) -> dict[str, _Spec]:
 class _RowConverter(seqio.FeatureConverter):
   """A converter whose features depend on the dataset's modalities.
 
-  The source's `example_id` passes where the batch is for evaluation.
+  So seqio's class constants are set on the instance.
   """
 
   TASK_FEATURES = {}
@@ -38,7 +38,7 @@ class _RowConverter(seqio.FeatureConverter):
   ):
     self.TASK_FEATURES = _ranks(task_features)
     self.MODEL_FEATURES = dict(model_features)
-    # The lengths hold by construction; checking each costs as much as cutting.
+    # The lengths hold by construction, and asserting each is slow.
     super().__init__(pack=False, apply_length_check=False)
 
   def _convert_example(
@@ -129,24 +129,21 @@ class ConditionedLMConverter(_RowConverter):
   question is the tokens [20, 21], the answers are [30, 1] and [31, 32, 1] (1 is
   eos, bos is 3) and T = 6.
 
-    item          [7, 8, 9]                user_item      [7, 8, 9, 0]
-    segment_ids   [1, 1, 1]                segment_ids    [1, 1, 1, 0]
-    positions     [0, 1, 2]                positions      [0, 1, 2, 0]
-    history_end   [2, 3]                   user_mask      [1, 1, 1, 0]
-    prompt        [20, 21]                 history_end    [2, 3, 0]
-    answers       [[30,  1, 0],       ->   prompt_tokens  [[3, 20, 21]] * 3
-                   [31, 32, 1]]            target_tokens  [[20, 21, 30,  1, 0, 0],
-                                                           [20, 21, 31, 32, 1, 0],
-                                                           [ 0,  0,  0,  0, 0, 0]]
-                                           input_tokens   [[ 3, 20, 21, 30, 0, 0],
-                                                           [ 3, 20, 21, 31, 32, 0],
-                                                           [ 0,  0,  0,  0, 0, 0]]
-                                           loss_weights   [[ 0,  0,  1,  1, 0, 0],
-                                                           [ 0,  0,  1,  1, 1, 0],
-                                                           [ 0,  0,  0,  0, 0, 0]]
+    item         [7, 8, 9]            user_item      [7, 8, 9, 0]
+    segment_ids  [1, 1, 1]            segment_ids    [1, 1, 1, 0]
+    positions    [0, 1, 2]       ->   positions      [0, 1, 2, 0]
+    history_end  [2, 3]               history_end    [2, 3, 0]
+    prompt       [20, 21]             user_mask      [1, 1, 1, 0]
+    answers      [[30,  1, 0],        prompt_tokens  [[3, 20, 21]] * 3
+                  [31, 32, 1]]
+
+    target_tokens             input_tokens              loss_weights
+    [[20, 21, 30,  1, 0, 0],  [[ 3, 20, 21, 30,  0, 0], [[0, 0, 1, 1, 0, 0],
+     [20, 21, 31, 32, 1, 0],   [ 3, 20, 21, 31, 32, 0],  [0, 0, 1, 1, 1, 0],
+     [ 0,  0,  0,  0, 0, 0]]   [ 0,  0,  0,  0,  0, 0]]  [0, 0, 0, 0, 0, 0]]
 
   An input token whose target is padding is padding too. Without modalities
-  (text alone) only the three last are made.
+  (text alone) only these three are made.
   """
 
   def __init__(

@@ -117,7 +117,6 @@ class Mixture:
   ) -> Iterator[batching.Batch]:
     """Yields this host's rows; see `pipeline.Dataset.train_batches`."""
     self._check_size(batch_size, num_hosts)
-    spec = self.batch_spec('train', batch_size)
     groups = batch_size // sum(self.shares)
     iterators = [
         dataset.train_batches(
@@ -132,12 +131,15 @@ class Mixture:
     groups //= num_hosts
     for parts in zip(*iterators):
       yield {
-          key: np.concatenate(
-              [
-                  part[key].reshape(groups, share, *shape[1:])
-                  for part, share in zip(parts, self.shares)
-              ],
-              axis=1,
-          ).reshape(-1, *shape[1:])
-          for key, (shape, _) in spec.items()
+          key: self._interleave([part[key] for part in parts], groups)
+          for key in parts[0]
+          if key != 'prompt_tokens'
       }
+
+  def _interleave(self, parts: list[np.ndarray], groups: int) -> np.ndarray:
+    shape = parts[0].shape[1:]
+    by_group = [
+        part.reshape(groups, share, *shape)
+        for part, share in zip(parts, self.shares)
+    ]
+    return np.concatenate(by_group, axis=1).reshape(-1, *shape)

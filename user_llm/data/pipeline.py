@@ -262,7 +262,9 @@ class Dataset:
     ds = converter(ds, lengths).batch(host_order.rows)
     return batching.with_options(ds.prefetch(2))
 
-  def batch_spec(self, split: str, batch_size: int) -> dict[str, batching.ArraySpec]:
+  def batch_spec(
+      self, split: str, batch_size: int
+  ) -> dict[str, batching.ArraySpec]:
     """Shape and dtype of each entry of a global batch."""
     self.num_examples(split)
     order = order_lib.HostOrder(batch_size=batch_size, seed=None)
@@ -323,9 +325,12 @@ class Dataset:
     order = order_lib.HostOrder(
         batch_size=batch_size, seed=None, host=host, num_hosts=num_hosts
     )
-    spec = self.batch_spec(split, batch_size)
-    batches = self._dataset(split, order).as_numpy_iterator()
-    empty = {k: np.zeros((0, *s.shape[1:]), s.dtype) for k, s in spec.items()}
+    ds = self._dataset(split, order)
+    batches = ds.as_numpy_iterator()
+    empty = {
+        k: np.zeros((0, *spec.shape[1:]), spec.dtype.as_numpy_dtype)
+        for k, spec in ds.element_spec.items()
+    }
     for _ in range(-(-size // batch_size)):
       yield batching.pad_rows(next(batches, empty), order.rows)
 
@@ -338,9 +343,9 @@ def register(
     split_rule: schema_lib.SplitRule = schema_lib.LEAVE_ONE_OUT,
     targets_per_example: int = 1,
 ) -> tuple[str, ...]:
-  """Adds a prepared dataset's tasks to seqio's registry, anew if they are there.
+  """Adds a prepared dataset's tasks to seqio's registry, replacing older ones.
 
-  Then `seqio.get_task(name).get_dataset(split='train', shuffle=True, seed=0)`
+  Then `seqio.get_mixture_or_task(name).get_dataset(split='train', seed=0)`
   yields unpadded examples, and `Dataset.converter` pads them.
 
   Args:

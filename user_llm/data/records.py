@@ -107,7 +107,9 @@ def _checked_shards(
     want_bytes = manifest['files'][name]['bytes']
     found_bytes = path.stat().st_size if path.is_file() else None
     if found_bytes != want_bytes:
-      found = 'is missing' if found_bytes is None else f'has {found_bytes} bytes'
+      found = 'is missing'
+      if found_bytes is not None:
+        found = f'has {found_bytes} bytes'
       raise ValueError(
           f'Record file {path} {found}; {schema_lib.MANIFEST_FILE} says '
           f'{want_bytes} bytes. Copy or prepare the dataset again.'

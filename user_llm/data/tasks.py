@@ -131,7 +131,7 @@ def event_splits(
     history_length: int,
     packed: bool = True,
 ) -> dict[str, Examples]:
-  """Examples of encoder pretraining: packed rows; one row a user to evaluate."""
+  """Examples of the encoder: packed rows; to evaluate, a row a user."""
   rows = examples.packed_rows(log, split_rule, history_length, packed=packed)
   splits = {
       'train': Examples(rows, windowing.cut_packed_rows(log, modalities, rows))
@@ -194,7 +194,8 @@ def text_splits(
         'answers': tokens_NT[example['example_id']][None],
     }
 
-  return {'train': Examples(examples.Texts(size=len(tokens_NT), length=width), cut)}
+  table = examples.Texts(size=len(tokens_NT), length=width)
+  return {'train': Examples(table, cut)}
 
 
 def task_answers(
