@@ -103,7 +103,7 @@ def prepare(
     encoded = encode(raw.name, events, raw.items)
     stage.rows = len(events)
   del events
-  with progress.stage('split') as stage:
+  with progress.stage('split'):
     splits = {
         rule.name: describe_split(encoded, rule)
         for rule in schema.SPLIT_RULES.values()

@@ -67,9 +67,9 @@ def fetch(
     os.replace(partial, target)
   except (OSError, http.client.HTTPException) as error:
     raise ValueError(
-        f'cannot fetch {url}: {error}. Fetch {url} by hand (and compare '
-        f'with {url}.md5), put it at {target} and run again, or give its '
-        'place with --input.'
+        f'cannot fetch {url} or its .md5: {error}. Fetch {url} by hand (and '
+        f'compare with {url}.md5), put it at {target} and run again, or give '
+        'its place with --input.'
     ) from error
   finally:
     partial.unlink(missing_ok=True)

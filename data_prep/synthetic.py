@@ -38,7 +38,7 @@ def simulate(
     _write_movies(world, directory / 'movies.csv', rng)
     _write_ratings(histories, directory / 'ratings.csv', rng)
     stage.rows = int(histories.length_U.sum())
-  with progress.stage('Bayes optimum') as stage:
+  with progress.stage('Bayes optimum'):
     predicted_UI = worlds.predict_last(world, histories)
   optimum = {
       'metrics': ranking_metrics(predicted_UI, histories),
