@@ -36,12 +36,22 @@ class Checkpoints:
 
   def __init__(self, workdir: str, keep: int = 2):
     self._path = pathlib.Path(workdir).absolute() / _FOLDER
-    self._manager = ocp.CheckpointManager(
-        self._path,
-        options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=False),
-        item_names=('params', 'rest', 'metadata'),
-    ) if self._path.is_dir() else None
     self._keep = keep
+    # Opened late: to look into a workdir must not make a folder there.
+    self._manager = self._open(create=False) if self._path.is_dir() else None
+
+  def _open(self, create: bool) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(
+        self._path,
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep, create=create
+        ),
+        item_handlers={
+            'params': ocp.StandardCheckpointHandler(),
+            'rest': ocp.StandardCheckpointHandler(),
+            'metadata': ocp.JsonCheckpointHandler(),
+        },
+    )
 
   def steps(self) -> list[int]:
     """Steps with a finished checkpoint, oldest first."""
@@ -55,13 +65,7 @@ class Checkpoints:
   ) -> None:
     """Starts to save; the state may be donated as soon as this returns."""
     if self._manager is None:
-      self._manager = ocp.CheckpointManager(
-          self._path,
-          options=ocp.CheckpointManagerOptions(
-              max_to_keep=self._keep, create=True
-          ),
-          item_names=('params', 'rest', 'metadata'),
-      )
+      self._manager = self._open(create=True)
     self._manager.save(
         int(state.step),
         args=ocp.args.Composite(

@@ -43,7 +43,8 @@ def _parameter_table(state: train_state.TrainState) -> rich_table.Table:
   table = rich_table.Table(
       title=f'Parameters: {total:,}, of which {training:,} train'
   )
-  for name in ('path', 'shape', 'trains', 'sharding'):
+  table.add_column('path', overflow='fold')
+  for name in ('shape', 'trains', 'sharding'):
     table.add_column(name)
   table.add_column('bytes a device', justify='right')
   for path, x in sorted(flat.items()):

@@ -56,7 +56,6 @@ def evaluate(
   """
   if not evaluators:
     raise ValueError('EVALUATORS is empty: nothing to evaluate.')
-  spec = dataset.batch_spec('train', batch_size)
   trainer = trainer_lib.Trainer(
       objective=objective,
       optimizer=optimizer.make(num_steps),
@@ -64,7 +63,9 @@ def evaluate(
       trainable=tuple(trainable),
       seed=seed,
   )
-  batch_spec = {key: spec[key] for key in objective.batch_keys}
+  batch_spec = trainer_lib.select_batch(
+      dataset.batch_spec('train', batch_size), objective.batch_keys
+  )
   for found in _steps(workdir, step, follow, num_steps, poll_secs):
     state, _ = checkpoints_lib.restore_or_initialise(
         trainer,

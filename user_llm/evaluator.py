@@ -212,7 +212,7 @@ class RankingEvaluator:
     titles = [''] + [item.title for item in self.dataset.catalogue]
     return [
         {
-            **history_of(self.dataset, batch, i),
+            **history_of(self.dataset, self.split, batch, i),
             'question': 'next event (item head)',
             'answers': [
                 {'text': titles[item], 'score': float(score)}
@@ -227,12 +227,15 @@ class RankingEvaluator:
 
 
 def history_of(
-    dataset: pipeline.Dataset, batch: Mapping[str, np.ndarray], i: int
+    dataset: pipeline.Dataset,
+    split: str,
+    batch: Mapping[str, np.ndarray],
+    i: int,
 ) -> dict[str, Any]:
   """User and the titles of the last events of row i of a batch."""
   items = batch['user_item'][i]
   return {
-      'user': dataset.user_of_example(int(batch['example_id'][i])),
+      'user': dataset.user_of_example(split, int(batch['example_id'][i])),
       'history': [
           dataset.catalogue[item - 1].title
           for item in items[items > 0][-SHOWN_HISTORY:]

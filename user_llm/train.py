@@ -1,7 +1,6 @@
 """The entry function `train`: start or resume a run, to its end."""
 
 from collections.abc import Sequence
-import itertools
 import pathlib
 from typing import Any
 
@@ -80,9 +79,9 @@ def train(
         f'BATCH_SIZE={batch_size} is not divisible by {rows} (replica x data) x '
         f'{num_microbatches} (num_microbatches).'
     )
-  batch_spec = dataset.batch_spec('train', batch_size)
-  trainer_lib.check_batch(batch_spec, objective.batch_keys, 'The objective')
-  batch_spec = {key: batch_spec[key] for key in objective.batch_keys}
+  batch_spec = trainer_lib.select_batch(
+      dataset.batch_spec('train', batch_size), objective.batch_keys
+  )
   trainer = trainer_lib.Trainer(
       objective=objective,
       optimizer=optimizer.make(num_steps),
@@ -111,6 +110,13 @@ def train(
       split_rule=dataset.split_rule.name,
       split_fingerprint=dataset.fingerprint,
   )
+  batches = dataset.train_batches(
+      batch_size=batch_size,
+      seed=seed,
+      start_step=start_step,
+      host=jax.process_index(),
+      num_hosts=jax.process_count(),
+  )
   step_fn = trainer.compile_step(state, batch_spec)
   schedule = optimizer.schedule(num_steps)
   with run_logging.RunLogger(
@@ -119,19 +125,10 @@ def train(
       start_step=start_step,
       log_every_steps=log_every_steps,
   ) as logger:
-    batches = dataset.train_batches(
-        batch_size=batch_size,
-        seed=seed,
-        start_step=start_step,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
-    )
-    for step, batch in zip(
-        range(start_step + 1, num_steps + 1), _ahead(batches)
-    ):
+    for step in range(start_step + 1, num_steps + 1):
+      batch = next(batches)
       state, scalars = step_fn(
-          state,
-          trainer.device_batch({key: batch[key] for key in batch_spec}),
+          state, trainer.device_batch({key: batch[key] for key in batch_spec})
       )
       logger.log(step, {**scalars, 'learning_rate': schedule(step - 1)})
       last = step == num_steps
@@ -140,15 +137,16 @@ def train(
         checkpoints.save(state, identity)
       if not last and eval_every_steps and step % eval_every_steps == 0:
         _evaluate(evaluators, trainer, state, logger, step)
-    evaluations = _evaluate(evaluators, trainer, state, logger, num_steps, True)
-    for evaluation in evaluations:
+    for evaluation in _evaluate(
+        evaluators, trainer, state, logger, num_steps, full=True
+    ):
       evaluation.write(workdir, num_steps, seed)
     checkpoints.wait()
-    run_logging.write_run_info(
-        workdir,
-        finished=run_logging.timestamp(),
-        wall_secs=round(logger.wall_secs, 1),
-    )
+  run_logging.write_run_info(
+      workdir,
+      finished=run_logging.timestamp(),
+      wall_secs=round(logger.wall_secs, 1),
+  )
   (pathlib.Path(workdir) / DONE_FILE).touch()
 
 
@@ -168,15 +166,6 @@ def _evaluate(
   for evaluation in evaluations:
     logger.write(step, evaluation.scalars())
   return evaluations
-
-
-def _ahead(batches: Any) -> Any:
-  """Fetches a batch before the step that needs it is waited for."""
-  first = next(batches)
-  for batch in itertools.chain(batches):
-    yield first
-    first = batch
-  yield first
 
 
 def _count(params: Any) -> int:

@@ -188,16 +188,24 @@ class Trainer:
     return jax.lax.scan(add, zeros, (parts, jnp.arange(num)))[0]
 
 
-def check_batch(
-    spec: Mapping[str, Any], keys: Sequence[str], what: str
-) -> None:
-  """Raises ValueError where a dataset lacks what an objective reads."""
+def select_batch(
+    spec: Mapping[str, Any], keys: Sequence[str]
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """The part of a dataset's batch that an objective reads.
+
+  Raises:
+    ValueError: the dataset lacks some of it.
+  """
   missing = [key for key in keys if key not in spec]
   if missing:
     raise ValueError(
-        f'{what} needs batch keys {missing}, and TASK gives '
+        f'The objective reads {missing}, and the task gives '
         f'{", ".join(spec)}. Is TASK the right one for this objective?'
     )
+  return {
+      key: jax.ShapeDtypeStruct(spec[key].shape, spec[key].dtype)
+      for key in keys
+  }
 
 
 def _with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:

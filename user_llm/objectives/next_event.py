@@ -19,7 +19,7 @@ TOP_K = 10
 class NextEvent:
   """Cross-entropies of every feature of the next event, summed.
 
-  arXiv 2402.13598, section 3.1. Parameters: {'encoder': ...}.
+  arXiv 2402.13598, section 3.1. Parameters: {'user_encoder': ...}.
 
   Attributes:
     encoder: What to train.
@@ -59,7 +59,7 @@ class NextEvent:
       self, rng: jax.Array, batch: objective_lib.Batch
   ) -> objective_lib.Params:
     variables = self._module.init(rng, *user_encoder.inputs(batch, self.encoder))
-    return {'encoder': variables['params']}
+    return {'user_encoder': variables['params']}
 
   def loss(
       self,
@@ -67,7 +67,7 @@ class NextEvent:
       batch: objective_lib.Batch,
       rng: jax.Array | None,
   ) -> objective_lib.Loss:
-    variables = {'params': params['encoder']}
+    variables = {'params': params['user_encoder']}
     x_BLD = self._module.apply(
         variables,
         *user_encoder.inputs(batch, self.encoder),
@@ -102,7 +102,7 @@ class NextEvent:
       those not in the history. `top_all`, `top_unseen` i32[B, 10] and their
       log-probabilities among all items, `score_all`, `score_unseen`.
     """
-    variables = {'params': params['encoder']}
+    variables = {'params': params['user_encoder']}
     x_BLD = self._module.apply(
         variables, *user_encoder.inputs(batch, self.encoder)
     )
