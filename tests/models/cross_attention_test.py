@@ -85,9 +85,13 @@ def test_gates_open_by_training():
   def run(module, x):
     return module(x, module.key_value(tokens), mask, recency)
 
-  params = module.init(jax.random.key(0), x, method=run)
-  grads = jax.grad(
-      lambda p: module.apply(p, x, method=run)[..., 0].sum()
+  params = jax.jit(lambda rng: module.init(rng, x, method=run))(
+      jax.random.key(0)
+  )
+  assert not params['params']['gate'].value
+  assert not params['params']['mlp_gate'].value
+  grads = jax.jit(
+      jax.grad(lambda p: module.apply(p, x, method=run)[..., 0].sum())
   )(params)['params']
   assert grads['gate'].value != 0 and grads['mlp_gate'].value != 0
   assert not np.any(grads['proj']['o']['kernel'].value)

@@ -1,11 +1,14 @@
 """stories260K, a trained language model: its text shows the conversion."""
 
+import dataclasses
+import functools
 import pathlib
 
 import jax
 import numpy as np
 import pytest
 
+from user_llm import partitioning
 from user_llm.models import cross_attention
 from user_llm.models import decoder
 from user_llm.pretrained import llama2c
@@ -35,6 +38,16 @@ def _forward(module, tokens, user=None):
   return module.logits(module(tokens, context)[0])
 
 
+@functools.cache
+def _run(config):
+  module = decoder.Decoder(config)
+  return jax.jit(
+      lambda params, tokens, user=None: module.apply(
+          {'params': params}, tokens, user, method=_forward
+      )
+  )
+
+
 def test_a_story_is_likely(stories):
   _, config, params, vocabulary = stories
   text = (
@@ -42,11 +55,9 @@ def test_a_story_is_likely(stories):
       ' outside in the park. One day, she saw a big, red ball.'
   )
   tokens = np.array([[vocabulary.bos_id, *vocabulary.encode(text)]])
-  logits = decoder.Decoder(config).apply(
-      {'params': params}, tokens[:, :-1], method=_forward
-  )
-  logp = jax.nn.log_softmax(logits)[0, np.arange(tokens.shape[1] - 1), tokens[0, 1:]]
-  assert -logp.mean() < 1.5
+  logp = jax.nn.log_softmax(_run(config)(params, tokens[:, :-1])[0])
+  nats = -np.take_along_axis(np.asarray(logp), tokens[0, 1:, None], axis=1)
+  assert nats.mean() < 1.5
 
 
 def test_greedy_text_is_a_story_and_the_cache_changes_nothing(stories):
@@ -55,18 +66,25 @@ def test_greedy_text_is_a_story_and_the_cache_changes_nothing(stories):
   prompt = [vocabulary.bos_id, *vocabulary.encode('Once upon a time')]
   steps = 24
 
-  def cached(module):
-    logits, cache = module.prefill(np.array([prompt]), None, 1, steps)
-    tokens = [logits.argmax(-1)]
-    for _ in range(steps - 1):
-      logits, cache = module.extend(tokens[-1], None, cache)
-      tokens.append(logits.argmax(-1))
-    return tokens
+  @jax.jit
+  def prefill(params, tokens):
+    return module.apply(
+        {'params': params}, tokens, None, 1, steps, method='prefill'
+    )
 
-  found = module.apply({'params': params}, method=cached)
-  found = [int(t[0]) for t in found]
+  @jax.jit
+  def extend(params, tokens, cache):
+    return module.apply(
+        {'params': params}, tokens, None, cache, method='extend'
+    )
+
+  logits, cache = prefill(params, np.array([prompt]))
+  found = [int(logits.argmax())]
+  for _ in range(steps - 1):
+    logits, cache = extend(params, np.array(found[-1:]), cache)
+    found.append(int(logits.argmax()))
   whole = np.array([prompt + found])
-  logits = module.apply({'params': params}, whole, method=_forward)
+  logits = _run(config)(params, whole)
   assert found == logits[0, len(prompt) - 1 : -1].argmax(-1).tolist()
   text = vocabulary.decode(found)
   assert text.startswith(', there was a little girl named Lily.'), text
@@ -82,14 +100,14 @@ def test_attaching_users_leaves_the_logits_bit_equal(stories):
       np.ones((2, 2, 6), bool),
       np.zeros((2, 2, 6), np.int32),
   )
-  fresh = module.init(jax.random.key(0), tokens, user, method=_forward)
-  fresh = jax.tree.map(lambda x: x, fresh['params'])
-  cross = fresh['groups']['cross_attention']
+  fresh = jax.jit(
+      lambda rng: module.init(rng, tokens, user, method=_forward)
+  )(jax.random.key(0))
+  cross = partitioning.unbox(fresh)['params']['groups']['cross_attention']
   both = {**params, 'groups': {**params['groups'], 'cross_attention': cross}}
-  run = jax.jit(
-      lambda p, user: module.apply({'params': p}, tokens, user, method=_forward)
+  np.testing.assert_array_equal(
+      _run(config)(both, tokens, user), _run(config)(params, tokens)
   )
-  np.testing.assert_array_equal(run(both, user), run(params, None))
 
 
 def test_wrong_files_are_named(stories, tmp_path):
@@ -110,8 +128,6 @@ def test_wrong_files_are_named(stories, tmp_path):
 
 def test_another_config_is_named(stories):
   path, config, _, _ = stories
-  import dataclasses
-
   with pytest.raises(ValueError, match='num_layers'):
     llama2c.load_params(path, dataclasses.replace(config, num_layers=4))
 
