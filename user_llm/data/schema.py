@@ -146,12 +146,6 @@ def load_catalogue(data_dir: str) -> tuple[CatalogueItem, ...]:
   return items
 
 
-def catalogue_digest(data_dir: str) -> str:
-  """16 hex digits that say what the item ids mean, from the manifest."""
-  manifest = json.loads((pathlib.Path(data_dir) / MANIFEST_FILE).read_text())
-  return manifest['files'][CATALOGUE_FILE]['sha256'][:16]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitRule:
   """Which events of a user are labels of which split.

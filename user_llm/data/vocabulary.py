@@ -109,6 +109,11 @@ def fingerprint(vocabulary: seqio.SentencePieceVocabulary) -> str:
   return hashlib.sha256(vocabulary.sp_model).hexdigest()[:16]
 
 
+def vocab_size(*, path: str) -> int:
+  """Tokens of a SentencePiece model, special ones included."""
+  return load(path).vocab_size
+
+
 def main(argv: list[str] | None = None) -> None:
   """Writes a vocabulary; see the module's docstring."""
   parser = argparse.ArgumentParser(description=main.__doc__)

@@ -1,0 +1,216 @@
+"""Evaluates a `ConditionedLM` by the answers that it writes."""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from user_llm import baselines
+from user_llm import evaluator as evaluator_lib
+from user_llm import metrics as metrics_lib
+from user_llm.data import pipeline
+from user_llm.data import vocabulary as vocabulary_lib
+from user_llm.decoding import trie
+from user_llm.objectives import conditioned_lm
+
+GENERATED_PROTOCOL = (
+    'the answer is generated as text by beam search over the trie of all '
+    'possible answers; '
+)
+_SHOWN_ANSWERS = 5
+
+
+@functools.lru_cache(maxsize=16)
+def possible_answers(dataset: pipeline.Dataset) -> trie.Answers:
+  """The trie of all answers that a task has."""
+  table = dataset.answers
+  rows = [row[row > 0][:-1] for row in table.tokens[1:]]
+  return trie.make_answers(table.texts, rows, vocabulary_lib.EOS_ID)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnswerEvaluator:
+  """Beam search over all possible answers of 'next_item|favourite_genre'.
+
+  Items of one title are one answer and share its rank; what is not among the
+  beams has no rank.
+
+  Attributes:
+    dataset: The task.
+    split: 'validation' or 'test'.
+    batch_size: Users a step, over all devices.
+    beam_size: Beams, thus answers.
+    row: The model's name in the table.
+  """
+
+  dataset: pipeline.Dataset
+  split: str = 'validation'
+  batch_size: int = 64
+  beam_size: int = 20
+  row: str = 'user_llm'
+
+  def __post_init__(self):
+    if self.dataset.task not in ('next_item', 'favourite_genre'):
+      raise ValueError(
+          f'AnswerEvaluator needs a task with answers, not '
+          f'{self.dataset.task!r}.'
+      )
+    if not isinstance(self.beam_size, int) or self.beam_size < 1:
+      raise ValueError(f'BEAM_SIZE must be positive, not {self.beam_size!r}.')
+
+  @property
+  def answers(self) -> trie.Answers:
+    return possible_answers(self.dataset)
+
+  @property
+  def num_beams(self) -> int:
+    return min(self.beam_size, len(self.answers.texts))
+
+  @functools.cached_property
+  def predict(self) -> Any:
+    """Jitted (objective is the first argument and static); see `evaluate`."""
+
+    def run(
+        objective: conditioned_lm.ConditionedLM,
+        params: Any,
+        batch: Mapping[str, jax.Array],
+    ) -> dict[str, jax.Array]:
+      batch = dict(batch)
+      if self.dataset.task == 'next_item':
+        # The label stays a candidate even where it was seen before.
+        label_B1 = batch['label_item'][:, None]
+        seen_BS = batch['seen_item']
+        batch['seen_item'] = jnp.where(seen_BS == label_B1, 0, seen_BS)
+      else:
+        batch.pop('seen_item', None)
+      found = conditioned_lm.beam_search_answers(
+          objective, params, batch, self.answers, self.num_beams
+      )
+      nats_B = objective.predict(params, batch)['answer_nats'][:, 0]
+      return {**found, 'answer_nats': nats_B}
+
+    return jax.jit(run, static_argnums=0)
+
+  def evaluate(
+      self,
+      objective: conditioned_lm.ConditionedLM,
+      params: Any,
+      mesh: jax.sharding.Mesh,
+      *,
+      full: bool = True,
+  ) -> evaluator_lib.Evaluation:
+    """See `evaluator.Evaluator.evaluate`."""
+    labels, nats, examples = [], [], []
+    found: dict[str, list[np.ndarray]] = {'': [], 'unseen_': []}
+    for batch, out in evaluator_lib.predictions(
+        functools.partial(self.predict, objective),
+        params,
+        self.dataset,
+        self.split,
+        self.batch_size,
+        mesh,
+    ):
+      labels.append(self._labels(batch))
+      nats.append(out['answer_nats'])
+      for prefix, parts in found.items():
+        if f'{prefix}answers' in out:
+          parts.append(out[f'{prefix}answers'])
+      if full and not examples:
+        examples = self._examples(batch, out)
+    truth = np.concatenate(labels)
+    model = self._metrics(truth, found)
+    model['answer_nats'] = metrics_lib.estimate(np.concatenate(nats))
+    rows = {self.row: model}
+    if full:
+      rows |= self._floors(truth)
+    is_ranking = self.dataset.task == 'next_item'
+    return evaluator_lib.Evaluation(
+        task=self.dataset.name,
+        split=self.split,
+        num_examples=len(truth),
+        split_rule=self.dataset.split_rule.name,
+        split_fingerprint=self.dataset.fingerprint,
+        protocol=GENERATED_PROTOCOL
+        + (evaluator_lib.RANKING_PROTOCOL if is_ranking else 'accuracy'),
+        models=rows,
+        examples=tuple(examples),
+    )
+
+  def _labels(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Ids of the true answers, from 1."""
+    key = 'label_item' if self.dataset.task == 'next_item' else 'label'
+    return batch[key]
+
+  def _metrics(
+      self, truth: np.ndarray, found: Mapping[str, list[np.ndarray]]
+  ) -> dict[str, metrics_lib.Estimate]:
+    answer_N = self.answers.of_item[truth]
+    ranks = {
+        policy: answer_ranks(np.concatenate(found[prefix]), answer_N)
+        for policy, prefix in (('all', ''), ('unseen', 'unseen_'))
+        if found[prefix]
+    }
+    if self.dataset.task == 'next_item':
+      return metrics_lib.both_policies(ranks)
+    return {'accuracy': metrics_lib.estimate(ranks['all'] == 1)}
+
+  def _floors(self, truth: np.ndarray) -> dict[str, evaluator_lib.Row]:
+    if self.dataset.task == 'next_item':
+      return evaluator_lib.item_floors(self.dataset, self.split)
+    counted = baselines.counting_oracle(self.dataset, self.split)
+    most_frequent = np.bincount(truth).argmax()
+    return {
+        'most_frequent_genre': {
+            'accuracy': metrics_lib.estimate(truth == most_frequent)
+        },
+        'counting_oracle': {'accuracy': metrics_lib.estimate(counted == truth)},
+    }
+
+  def _examples(
+      self, batch: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray]
+  ) -> list[Mapping[str, Any]]:
+    prefix = 'unseen_' if 'unseen_answers' in out else ''
+    question = self.dataset.tokenizer.decode(
+        [int(t) for t in self.dataset.answers.prompt]
+    )
+    truth = self._labels(batch)
+    return [
+        {
+            **evaluator_lib.history_of(self.dataset, self.split, batch, i),
+            'question': question,
+            'answers': answers_as_text(
+                self.answers,
+                out[f'{prefix}answers'][i],
+                out[f'{prefix}scores'][i],
+                _SHOWN_ANSWERS,
+            ),
+            'truth': self.dataset.answers.texts[truth[i] - 1],
+        }
+        for i in range(min(evaluator_lib.NUM_SHOWN, len(truth)))
+    ]
+
+
+def answers_as_text(
+    answers: trie.Answers, found_K: np.ndarray, scores_K: np.ndarray, limit: int
+) -> list[dict[str, Any]]:
+  """The best answers of one user: [{'text': ..., 'score': log p}, ...]."""
+  return [
+      {'text': answers.texts[a], 'score': round(float(score), 4)}
+      for a, score in zip(found_K[:limit], scores_K[:limit])
+      if a >= 0
+  ]
+
+
+def answer_ranks(found_NK: np.ndarray, truth_N: np.ndarray) -> np.ndarray:
+  """Ranks from 1; what was not found ranks last of all that could be.
+
+  Example: found [[4, 2, 7]], truth [2] -> [2]; truth [5] -> [2**31 - 1].
+  """
+  hit_NK = found_NK == truth_N[:, None]
+  return np.where(
+      hit_NK.any(axis=1), hit_NK.argmax(axis=1) + 1, np.iinfo(np.int32).max
+  )
