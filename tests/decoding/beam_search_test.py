@@ -78,7 +78,8 @@ def test_enough_beams_are_exhaustive():
 
 def test_few_beams_find_a_part_with_the_same_scores():
   answers, model = _answers(), _Bigrams(3)
-  found, scores = model.search(answers, np.ones((3, len(answers.texts)), bool), 4)
+  allowed = np.ones((3, len(answers.texts)), bool)
+  found, scores = model.search(answers, allowed, 4)
   for user in range(3):
     assert len(set(found[user].tolist())) == 4
     assert np.all(np.diff(scores[user]) <= 0)

@@ -11,7 +11,8 @@ def _walk(answers, tokens):
   t, node = answers.trie, 0
   for token in tokens:
     edges = range(t.offsets[node], t.offsets[node + 1])
-    node = next((t.edge_child[e] for e in edges if t.edge_token[e] == token), None)
+    children = [t.edge_child[e] for e in edges if t.edge_token[e] == token]
+    node = children[0] if children else None
     if node is None:
       return None
   return node

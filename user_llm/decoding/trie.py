@@ -16,8 +16,8 @@ import numpy as np
 class Trie(NamedTuple):
   """Edges by node: those of node m are `offsets[m] : offsets[m + 1]`.
 
-  Node 0 is the root. Answers are numbered in the trie's own order, so that those
-  below a node are `first[m] : last[m]`.
+  Node 0 is the root. Answers are numbered in the trie's own order, so that
+  those below a node are `first[m] : last[m]`.
 
   Attributes:
     offsets: i32[M + 1].
@@ -88,9 +88,9 @@ def make_answers(
   Raises:
     ValueError: nothing to answer, or an empty text, or one with eos inside.
 
-  Example: tokens [5], [5, 6], [5] with eos 1 give the answers (5, 1) for items 1
-  and 3 and (5, 6, 1) for item 2; of_item = [2, 0, 1, 0]; the root has one edge,
-  its child two.
+  Example: tokens [5], [5, 6], [5] with eos 1 give the answers (5, 1) for items
+  1 and 3 and (5, 6, 1) for item 2; of_item = [2, 0, 1, 0]; the root has one
+  edge, its child two.
   """
   if not texts or len(texts) != len(tokens):
     raise ValueError(f'{len(texts)} texts with {len(tokens)} token sequences.')

@@ -1,8 +1,8 @@
 """Attention of many rows of text to the one history of their user.
 
 Shapes: B users, P rows a user (targets or beams), R = B * P, T tokens of a row,
-S user tokens, U own keys of a row, D width, N heads, K KV heads, G = N / K query
-heads a KV head, H head width.
+S user tokens, U own keys of a row, D width, N heads, K KV heads, G = N / K
+query heads a KV head, H head width.
 """
 
 import dataclasses
