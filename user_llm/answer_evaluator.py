@@ -71,8 +71,8 @@ class AnswerEvaluator:
     return min(self.beam_size, len(self.answers.texts))
 
   @functools.cached_property
-  def predict(self) -> Any:
-    """Jitted (objective is the first argument and static); see `evaluate`."""
+  def search(self) -> Any:
+    """Jitted (objective, params, batch) -> `beam_search_answers`."""
 
     def run(
         objective: conditioned_lm.ConditionedLM,
@@ -80,18 +80,31 @@ class AnswerEvaluator:
         batch: Mapping[str, jax.Array],
     ) -> dict[str, jax.Array]:
       batch = dict(batch)
-      if self.dataset.task == 'next_item':
+      if self.dataset.task != 'next_item':
+        batch.pop('seen_item', None)
+      elif 'label_item' in batch:
         # The label stays a candidate even where it was seen before.
         label_B1 = batch['label_item'][:, None]
         seen_BS = batch['seen_item']
         batch['seen_item'] = jnp.where(seen_BS == label_B1, 0, seen_BS)
-      else:
-        batch.pop('seen_item', None)
-      found = conditioned_lm.beam_search_answers(
+      return conditioned_lm.beam_search_answers(
           objective, params, batch, self.answers, self.num_beams
       )
-      nats_B = objective.predict(params, batch)['answer_nats'][:, 0]
-      return {**found, 'answer_nats': nats_B}
+
+    return jax.jit(run, static_argnums=0)
+
+  @functools.cached_property
+  def predict(self) -> Any:
+    """Jitted `search`, and -log p of the true answers."""
+
+    def run(
+        objective: conditioned_lm.ConditionedLM,
+        params: Any,
+        batch: Mapping[str, jax.Array],
+    ) -> dict[str, jax.Array]:
+      nats_B1 = objective.predict(params, batch)['answer_nats']
+      found = self.search(objective, params, batch)
+      return {**found, 'answer_nats': nats_B1[:, 0]}
 
     return jax.jit(run, static_argnums=0)
 

@@ -17,6 +17,8 @@ def report(
 ) -> None:
   """Prints the parameter table, the batch and the compiled step's memory."""
   console = rich_console.Console()
+  if not console.is_terminal:
+    console.width = 120  # Paths are long, and a file has no edge.
   state = trainer.abstract_state(batch_spec)
   console.print(_parameter_table(state))
   console.print(_batch_table(batch_spec))

@@ -9,9 +9,8 @@ from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluator as evaluator_lib
 from user_llm import optimizers
 from user_llm import partitioning
+from user_llm import restore
 from user_llm import train as train_lib
-from user_llm import train_state
-from user_llm import trainer as trainer_lib
 from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
 
@@ -56,28 +55,23 @@ def evaluate(
   """
   if not evaluators:
     raise ValueError('EVALUATORS is empty: nothing to evaluate.')
-  trainer = trainer_lib.Trainer(
-      objective=objective,
-      optimizer=optimizer.make(num_steps),
-      mesh=mesh.make(),
-      trainable=tuple(trainable),
-      seed=seed,
-  )
-  batch_spec = trainer_lib.select_batch(
-      dataset.batch_spec('train', batch_size), objective.batch_keys
-  )
+  device_mesh = mesh.make()
   for found in _steps(workdir, step, follow, num_steps, poll_secs):
-    state, _ = checkpoints_lib.restore_or_initialise(
-        trainer,
-        batch_spec,
-        checkpoints_lib.Checkpoints(workdir),
-        init_from,
-        dataset.identity,
-        found,
+    params = restore.params(
+        workdir=workdir,
+        objective=objective,
+        dataset=dataset,
+        optimizer=optimizer,
+        num_steps=num_steps,
+        batch_size=batch_size,
+        seed=seed,
+        trainable=trainable,
+        init_from=init_from,
+        mesh=device_mesh,
+        step=found,
     )
-    params = train_state.merge(state.trainable, state.frozen)
     for evaluator in evaluators:
-      evaluation = evaluator.evaluate(objective, params, trainer.mesh)
+      evaluation = evaluator.evaluate(objective, params, device_mesh)
       path = evaluation.write(workdir, found, seed)
       _print(evaluation, path)
 
@@ -90,20 +84,17 @@ def _steps(
     poll_secs: float,
 ) -> Any:
   """The steps to evaluate, as they appear."""
-  steps = checkpoints_lib.Checkpoints(workdir).steps()
   if not follow:
-    if not steps:
-      raise ValueError(
-          f'{workdir} has no finished checkpoint; train it first.'
-      )
-    yield steps[-1] if step is None else step
+    steps = checkpoints_lib.Checkpoints(workdir).steps()
+    yield steps[-1] if step is None and steps else step
     return
   done: set[int] = set()
   while True:
     finished = (pathlib.Path(workdir) / train_lib.DONE_FILE).exists()
-    new = [s for s in checkpoints_lib.Checkpoints(workdir).steps() if s not in done]
-    yield from new
-    done.update(new)
+    for found in checkpoints_lib.Checkpoints(workdir).steps():
+      if found not in done:
+        done.add(found)
+        yield found
     if finished or num_steps in done:
       return
     time.sleep(poll_secs)

@@ -69,10 +69,14 @@ class Evaluation:
     }
 
   def write(self, workdir: str, step: int, seed: int) -> pathlib.Path:
-    """Writes `eval/<task>/<step>.json`, whole or not at all."""
+    """Writes `eval/<task>/<step>.json`, whole or not at all.
+
+    That is the test split's; another split's name is added: `500-validation`.
+    """
     folder = pathlib.Path(workdir) / 'eval' / self.task
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f'{step}.json'
+    suffix = '' if self.split == 'test' else f'-{self.split}'
+    path = folder / f'{step}{suffix}.json'
     raw = {
         **{k: v for k, v in vars(self).items() if k != 'models'},
         'step': step,

@@ -135,6 +135,11 @@ class Dataset:
     """The question and all answers of 'next_item' or 'favourite_genre'."""
     return tasks.task_answers(self.log, self.task, self.tokenizer)
 
+  @property
+  def prompt_tokens(self) -> np.ndarray:
+    """i32[1 + Q], bos and the question."""
+    return np.concatenate([[vocabulary_lib.BOS_ID], self.answers.prompt])
+
   @functools.cached_property
   def _splits(self) -> Mapping[str, tasks.Examples]:
     if self.task == 'text':

@@ -1,0 +1,196 @@
+"""Users from outside: JSON lines to the batches that an encoder reads."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from user_llm.data import schema as schema_lib
+
+Event = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+  """One line of the input.
+
+  Attributes:
+    user: Copied to the answer.
+    events: Ids of each modality by name, oldest event first.
+    question: The task that is asked for; None where none was given.
+  """
+
+  user: str
+  events: tuple[Mapping[str, int], ...]
+  question: str | None
+
+
+class RequestReader:
+  """Reads requests against one catalogue.
+
+  Args:
+    schema: The modalities that the encoder reads.
+    catalogue: Items by id.
+  """
+
+  def __init__(
+      self,
+      schema: schema_lib.EventSchema,
+      catalogue: Sequence[schema_lib.CatalogueItem],
+  ):
+    self._schema = schema
+    self._catalogue = catalogue
+    self._by_source_id = {item.source_id: item.id for item in catalogue}
+    self._by_title: dict[str, list[int]] = {}
+    for item in catalogue:
+      self._by_title.setdefault(item.title, []).append(item.id)
+    self._ids = {
+        m.name: {value: i for i, value in enumerate(m.values, start=1)}
+        for m in schema.modalities
+        if m.values is not None
+    }
+
+  def read(self, path: str) -> Iterator[Request]:
+    """Requests of a JSONL file, in order.
+
+    Example of a line: {"user": "u1", "question": "next_item", "history":
+    ["Heat (1995)", {"item": "50", "rating": 5}]}; an item is an upstream id or
+    a title.
+
+    Raises:
+      ValueError: names the file and the line, and how to mend it.
+    """
+    if not pathlib.Path(path).is_file():
+      raise ValueError(f'--input={path} does not exist.')
+    with open(path, encoding='utf-8') as lines:
+      for number, line in enumerate(lines, start=1):
+        if line.strip():
+          yield self._request(line, f'{path}, line {number}')
+
+  def _request(self, line: str, where: str) -> Request:
+    try:
+      raw = json.loads(line)
+    except json.JSONDecodeError as error:
+      raise ValueError(f'{where}: not JSON ({error}).') from None
+    if not isinstance(raw, dict) or not isinstance(raw.get('history'), list):
+      raise ValueError(
+          f'{where}: need an object with a list "history", such as '
+          '{"user": "u1", "history": ["Heat (1995)"], "question": '
+          '"next_item"}.'
+      )
+    if not raw['history']:
+      raise ValueError(f'{where}: "history" is empty; give at least one event.')
+    return Request(
+        user=str(raw.get('user', '')),
+        events=tuple(self._event(e, where) for e in raw['history']),
+        question=raw.get('question'),
+    )
+
+  def _event(self, event: Any, where: str) -> dict[str, int]:
+    fields = event if isinstance(event, dict) else {'item': event}
+    if 'item' not in fields:
+      raise ValueError(f'{where}: event {event!r} has no "item".')
+    item = self._item(fields['item'], where)
+    ids = {'item': item}
+    for modality in self._schema.modalities[1:]:
+      value = fields.get(modality.name)
+      if value is None and modality.separator is not None:
+        # What is a property of the item need not be said.
+        value = modality.separator.join(self._catalogue[item - 1].genres)
+      ids[modality.name] = self._value(modality, value, where)
+    return ids
+
+  def _item(self, name: Any, where: str) -> int:
+    text = str(name)
+    if text in self._by_source_id:
+      return self._by_source_id[text]
+    found = self._by_title.get(text, [])
+    if len(found) == 1:
+      return found[0]
+    if found:
+      ids = ', '.join(self._catalogue[i - 1].source_id for i in found)
+      raise ValueError(
+          f'{where}: {len(found)} items are titled {text!r}; give an id: {ids}.'
+      )
+    raise ValueError(
+        f'{where}: item {text!r} is neither an id nor a title of the '
+        'catalogue. Titles must be exact, as in catalogue.jsonl.'
+    )
+
+  def _value(
+      self, modality: schema_lib.Modality, value: Any, where: str
+  ) -> int:
+    known = self._ids[modality.name]
+    if value is None:
+      raise ValueError(
+          f'{where}: this encoder reads {modality.name!r} of every event; write '
+          f'{{"item": ..., "{modality.name}": ...}}.'
+      )
+    for text in (str(value), _as_number(value)):
+      if text in known:
+        return known[text]
+    raise ValueError(
+        f'{where}: {modality.name} {value!r} is unknown; the dataset has '
+        f'{", ".join(list(known)[:12])}.'
+    )
+
+
+def _as_number(value: Any) -> str:
+  """5 and 5.0 and '5' are the same rating: '5' or '5.0', whichever is used."""
+  try:
+    number = float(value)
+  except (TypeError, ValueError):
+    return ''
+  text = str(value)
+  return str(number) if '.' not in text else f'{number:g}'
+
+
+def batch(
+    requests: Sequence[Request],
+    schema: schema_lib.EventSchema,
+    history_length: int,
+    rows: int,
+) -> dict[str, np.ndarray]:
+  """The batch of some requests, in the keys of an evaluation.
+
+  Args:
+    requests: At most `rows`.
+    schema: The modalities of the batch.
+    history_length: L; only the last L events of each user are read.
+    rows: B; the rest is padding with `example_id` -1.
+
+  Returns:
+    user_<modality>, positions, segment_ids i32[B, L]; user_mask bool[B, L];
+    history_end i32[B, 1]; seen_item i32[B, S] of the whole history;
+    example_id i32[B].
+  """
+  longest = max(len(r.events) for r in requests)
+  # One more than the longest, rounded up: few shapes to compile.
+  seen_item = np.zeros((rows, -(-longest // 64) * 64), np.int32)
+  out = {
+      f'user_{name}': np.zeros((rows, history_length), np.int32)
+      for name in schema.names
+  }
+  ends = np.zeros((rows, 1), np.int32)
+  for i, request in enumerate(requests):
+    events = request.events[-history_length:]
+    ends[i] = len(events)
+    for name in schema.names:
+      out[f'user_{name}'][i, : len(events)] = [e[name] for e in events]
+    seen = sorted({e['item'] for e in request.events})
+    seen_item[i, : len(seen)] = seen
+  position = np.arange(history_length, dtype=np.int32)
+  is_event = position < ends
+  example_id = np.arange(rows, dtype=np.int32)
+  return {
+      **out,
+      'positions': np.where(is_event, position, 0),
+      'segment_ids': is_event.astype(np.int32),
+      'user_mask': is_event,
+      'history_end': ends,
+      'seen_item': seen_item,
+      'example_id': np.where(example_id < len(requests), example_id, -1),
+  }
