@@ -10,6 +10,9 @@ import optax
 
 from user_llm import train_state
 
+# By name: where layers are scanned, their norms and biases are matrices too.
+_DECAYED = ('kernel', 'table', 'latents')
+
 Schedule = Callable[[jax.Array], jax.Array]
 
 
@@ -21,7 +24,7 @@ class AdamW:
     learning_rate: At the peak.
     warmup_steps: Linear from 0 to the peak.
     end_factor: Of the peak, where the cosine ends.
-    weight_decay: On parameters of two or more dimensions.
+    weight_decay: On kernels and tables; not on norms, biases and gates.
     b2: Decay of the second moment.
     clip_norm: Of the gradient's global norm.
     scales: (path regex, factor on the learning rate); the first that matches
@@ -38,7 +41,9 @@ class AdamW:
   scales: tuple[tuple[str, float], ...] = ()
 
   def __post_init__(self):
-    for name in ('learning_rate', 'weight_decay', 'clip_norm'):
+    for name in (
+        'learning_rate', 'end_factor', 'weight_decay', 'b2', 'clip_norm'
+    ):
       value = getattr(self, name)
       if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f'AdamW.{name} must be a number, not {value!r}.')
@@ -73,11 +78,18 @@ class AdamW:
         optax.scale_by_adam(b2=self.b2),
         optax.add_decayed_weights(
             self.weight_decay,
-            mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p),
+            mask=_is_decayed,
         ),
         _scale_by_path(self.scales),
         optax.scale_by_learning_rate(self.schedule(num_steps)),
     )
+
+
+def _is_decayed(params: Any) -> Any:
+  return train_state.unflatten({
+      path: path.rsplit('/', 1)[-1] in _DECAYED
+      for path in train_state.flatten(params)
+  })
 
 
 def _scale_by_path(

@@ -53,6 +53,15 @@ class MeshConfig:
   data: int = -1
   model: int = 1
 
+  def __post_init__(self):
+    for name in MESH_AXES:
+      size = getattr(self, name)
+      is_rest = name == 'data' and size == -1
+      if not is_rest and (not isinstance(size, int) or size < 1):
+        raise ValueError(
+            f'MeshConfig.{name} must be a positive integer, not {size!r}.'
+        )
+
   def make(self) -> jax.sharding.Mesh:
     """The mesh over all devices; raises ValueError where sizes do not fit."""
     num_devices = jax.device_count()

@@ -50,19 +50,19 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
   Raises:
     ValueError: a pattern that decides nothing, or nothing trains.
   """
-  rules = [(p.removeprefix('!'), not p.startswith('!')) for p in patterns]
+  rules = [(_compiled(p), not p.startswith('!')) for p in patterns]
   deciding = set()
   trainable, frozen = {}, {}
   flat = flatten(params)
   for path, leaf in flat.items():
     trains = False
-    for pattern, value in rules:
-      if re.match(pattern, path):
-        deciding.add(pattern)
+    for i, (regex, value) in enumerate(rules):
+      if regex.match(path):
+        deciding.add(i)
         trains = value
         break
     (trainable if trains else frozen)[path] = leaf
-  idle = [p for p, _ in rules if p not in deciding]
+  idle = [p for i, p in enumerate(patterns) if i not in deciding]
   if idle or not trainable:
     modules = sorted({'/'.join(path.split('/')[:2]) for path in flat})
     raise ValueError(
@@ -71,6 +71,15 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
         + f'; parameters start with {", ".join(modules)}.'
     )
   return unflatten(trainable), unflatten(frozen)
+
+
+def _compiled(pattern: str) -> re.Pattern[str]:
+  try:
+    return re.compile(pattern.removeprefix('!'))
+  except re.error as error:
+    raise ValueError(
+        f'TRAINABLE: {pattern!r} is no regular expression ({error}).'
+    ) from None
 
 
 def merge(trainable: Params, frozen: Params) -> Params:

@@ -43,8 +43,13 @@ class UserEncoderConfig:
   dropout_rate: float = 0.1
 
   def __post_init__(self):
-    for name in ('num_layers', 'embed_dim', 'num_heads', 'mlp_dim'):
+    for name in (
+        'num_layers', 'embed_dim', 'num_heads', 'mlp_dim', 'item_embed_dim',
+        'feature_embed_dim', 'max_length',
+    ):
       value = getattr(self, name)
+      if name == 'item_embed_dim' and value is None:
+        continue
       if not isinstance(value, int) or value <= 0:
         raise ValueError(
             f'UserEncoderConfig.{name} must be a positive integer, not '
@@ -55,7 +60,8 @@ class UserEncoderConfig:
           f'UserEncoderConfig.embed_dim={self.embed_dim} is not divisible by '
           f'num_heads={self.num_heads}.'
       )
-    if not 0.0 <= self.dropout_rate < 1.0:
+    is_number = isinstance(self.dropout_rate, (int, float))
+    if not is_number or not 0.0 <= self.dropout_rate < 1.0:
       raise ValueError(
           'UserEncoderConfig.dropout_rate must be in [0, 1), not '
           f'{self.dropout_rate!r}.'

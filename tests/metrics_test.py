@@ -1,0 +1,62 @@
+"""Worked values of the metrics and their standard errors."""
+
+import math
+
+import numpy as np
+import pytest
+
+from user_llm import metrics
+
+
+def test_estimate():
+  mean, stderr = metrics.estimate(np.array([1, 2, 3, 6]))
+  # Squares of the differences to 3: 4 + 1 + 0 + 9 = 14.
+  assert mean == 3
+  assert stderr == pytest.approx(math.sqrt(14 / 3 / 4))
+  assert metrics.estimate(np.array([True])) == (1.0, 0.0)
+
+
+def test_ranking_metrics():
+  found = metrics.ranking_metrics(np.array([1, 3, 20]))
+  means = {name: value.mean for name, value in found.items()}
+  assert means == pytest.approx({
+      'recall@1': 1 / 3,
+      'recall@5': 2 / 3,
+      'recall@10': 2 / 3,
+      'ndcg@10': (1 + 1 / math.log2(4) + 0) / 3,
+      'mrr': (1 + 1 / 3 + 1 / 20) / 3,
+  })
+  # Of a share p among n: sqrt(p (1 - p) / (n - 1)).
+  assert found['recall@5'].stderr == pytest.approx(math.sqrt(2 / 9 / 2))
+
+
+@pytest.mark.parametrize(
+    ['rank', 'hits'],
+    [(1, (1, 1, 1)), (5, (0, 1, 1)), (10, (0, 0, 1)), (11, (0, 0, 0))],
+)
+def test_cutoffs(rank, hits):
+  found = metrics.ranking_metrics(np.array([rank]))
+  assert tuple(found[f'recall@{k}'].mean for k in (1, 5, 10)) == hits
+  assert (found['ndcg@10'].mean > 0) == (rank <= 10)
+
+
+def test_what_is_not_ranked_counts_nothing():
+  found = metrics.ranking_metrics(np.array([np.iinfo(np.int32).max]))
+  assert found['recall@10'].mean == 0
+  assert found['mrr'].mean == pytest.approx(0, abs=1e-9)
+
+
+def test_both_policies():
+  found = metrics.both_policies(
+      {'all': np.array([2, 2]), 'unseen': np.array([1, 2])}
+  )
+  assert found['recall@1/all'].mean == 0
+  assert found['recall@1/unseen'].mean == 0.5
+  assert len(found) == 10
+
+
+def test_errors():
+  with pytest.raises(ValueError, match='split is empty'):
+    metrics.ranking_metrics(np.array([], int))
+  with pytest.raises(ValueError, match='Ranks start at 1, found 0'):
+    metrics.ranking_metrics(np.array([0, 1]))

@@ -1,0 +1,172 @@
+"""The encoder: causal, packed or not, blind to padding; validation."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from user_llm import partitioning
+from user_llm.data import schema as schema_lib
+from user_llm.models import user_encoder
+
+_SCHEMA = schema_lib.EventSchema(
+    name='tiny',
+    modalities=(
+        schema_lib.Modality(name='item', size=12),
+        schema_lib.Modality(name='genre', size=4),
+    ),
+)
+_SIZES = dict(
+    schema=_SCHEMA, num_layers=2, embed_dim=16, num_heads=2, mlp_dim=24,
+    feature_embed_dim=6, max_length=8,
+)
+_CONFIG = user_encoder.UserEncoderConfig(**_SIZES)
+_MODULE = user_encoder.UserEncoder(_CONFIG)
+
+
+def _row(num_events, seed=0):
+  rng = np.random.default_rng(seed)
+  return {
+      'user_item': rng.integers(1, 12, num_events),
+      'user_genre': rng.integers(1, 4, num_events),
+      'positions': np.arange(num_events),
+      'segment_ids': np.ones(num_events, int),
+  }
+
+
+def _padded(row, length):
+  """A batch of one row."""
+  return {
+      name: np.pad(x, (0, length - len(x)))[None] for name, x in row.items()
+  }
+
+
+@functools.cache
+def _params():
+  boxed = jax.eval_shape(
+      _MODULE.init,
+      jax.random.key(0),
+      *user_encoder.inputs(_padded(_row(3), 8), _CONFIG),
+  )['params']
+  rng = np.random.default_rng(5)
+  return jax.tree.map(
+      lambda x: 0.5 * rng.normal(size=x.shape).astype(np.float32),
+      partitioning.unbox(boxed),
+  )
+
+
+@jax.jit
+def _apply(batch):
+  return _MODULE.apply(
+      {'params': _params()}, *user_encoder.inputs(batch, _CONFIG)
+  )
+
+
+def _encode(row, length=8):
+  return np.asarray(_apply(_padded(row, length)))[0]
+
+
+def test_parameters():
+  params = _params()
+  assert {name for name in params if not name.startswith('blocks')} == {
+      'embeds_item', 'embeds_genre', 'projection', 'positions', 'norm',
+      'heads_item', 'heads_genre',
+  }
+  assert params['embeds_item']['table'].shape == (128, 16)
+  assert params['embeds_genre']['table'].shape == (128, 6)
+  assert params['projection']['kernel'].shape == (22, 16)
+  assert params['heads_genre']['kernel'].shape == (16, 6)
+
+
+@pytest.mark.parametrize('name', ['user_item', 'user_genre'])
+@pytest.mark.parametrize('at', [0, 3, 5])
+def test_an_event_changes_itself_and_later_ones_only(name, at):
+  row = _row(6)
+  changed = {k: v.copy() for k, v in row.items()}
+  changed[name][at] = changed[name][at] % 3 + 1
+  difference = np.abs(_encode(changed) - _encode(row)).max(axis=-1)
+  np.testing.assert_array_equal(difference[:6] > 1e-6, np.arange(6) >= at)
+
+
+def test_padding_changes_nothing():
+  row = _row(6)
+  alone = np.asarray(
+      _MODULE.apply(
+          {'params': _params()},
+          *user_encoder.inputs(_padded(row, 6), _CONFIG),
+      )
+  )[0]
+  np.testing.assert_allclose(_encode(row)[:6], alone, rtol=1e-5, atol=1e-6)
+  # Whatever the padding's ids are.
+  batch = _padded(row, 8)
+  batch['user_item'][0, 6:] = 5
+  np.testing.assert_array_equal(np.asarray(_apply(batch))[0, :6], _encode(row)[:6])
+
+
+def test_packed_segments_equal_separate_rows():
+  first, second = _row(3), _row(4, seed=1)
+  packed = {
+      name: np.concatenate([first[name], second[name]]) for name in first
+  }
+  packed['segment_ids'] = np.repeat([1, 2], [3, 4])
+  found = _encode(packed)
+  np.testing.assert_allclose(found[:3], _encode(first)[:3], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+      found[3:7], _encode(second)[:4], rtol=1e-5, atol=1e-6
+  )
+
+
+def test_the_order_of_events_matters():
+  row = _row(5)
+  swapped = {k: v.copy() for k, v in row.items()}
+  for name in ('user_item', 'user_genre'):
+    swapped[name][[0, 1]] = swapped[name][[1, 0]]
+  assert np.abs(_encode(swapped)[4] - _encode(row)[4]).max() > 1e-3
+
+
+def test_dropout_needs_its_rng():
+  config = user_encoder.UserEncoderConfig(**{**_SIZES, 'dropout_rate': 0.5})
+  module = user_encoder.UserEncoder(config)
+  arguments = user_encoder.inputs(_padded(_row(6), 8), config)
+  variables = {'params': _params()}
+  rngs = {'dropout': jax.random.key(0)}
+  quiet = module.apply(variables, *arguments)
+  np.testing.assert_array_equal(quiet, module.apply(variables, *arguments))
+  noisy = module.apply(variables, *arguments, rngs=rngs)
+  assert np.abs(noisy - quiet).max() > 1e-2
+  np.testing.assert_array_equal(
+      noisy, module.apply(variables, *arguments, rngs=rngs)
+  )
+
+
+def test_the_head_scores_in_the_table_of_its_feature():
+  x = np.asarray(_apply(_padded(_row(4), 8)))
+  h, table = _MODULE.apply({'params': _params()}, x, 'genre', method='head')
+  assert table.shape == (128, 6)
+  np.testing.assert_allclose(
+      h, x @ _params()['heads_genre']['kernel'], rtol=1e-5, atol=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+    ['fields', 'message'],
+    [
+        ({'num_heads': 3}, 'embed_dim=16 is not divisible by num_heads=3'),
+        ({'num_layers': 0}, 'num_layers must be a positive integer, not 0'),
+        ({'mlp_dim': '24'}, "mlp_dim must be a positive integer, not '24'"),
+        ({'max_length': 0}, 'max_length must be a positive integer'),
+        ({'feature_embed_dim': 2.0}, 'feature_embed_dim must be'),
+        ({'item_embed_dim': -1}, 'item_embed_dim must be'),
+        ({'dropout_rate': 1.0}, r'dropout_rate must be in \[0, 1\)'),
+        ({'dropout_rate': '0.1'}, 'dropout_rate must be'),
+    ],
+)
+def test_errors(fields, message):
+  with pytest.raises(ValueError, match=message):
+    user_encoder.UserEncoderConfig(**{**_SIZES, **fields})
+
+
+def test_a_history_that_is_too_long():
+  with pytest.raises(ValueError, match='History of 9 events .*max_length=8'):
+    _encode(_row(9), 9)

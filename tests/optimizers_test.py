@@ -1,0 +1,136 @@
+"""Schedule, updates against a hand-written AdamW, factors, errors."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from user_llm import optimizers
+
+
+def test_schedule():
+  config = optimizers.AdamW(
+      learning_rate=0.2, warmup_steps=10, end_factor=0.1
+  )
+  schedule = config.schedule(110)
+  for step, rate in {
+      0: 0.0,
+      5: 0.1,
+      10: 0.2,
+      # Half of the cosine: the mean of the peak and the end.
+      60: (0.2 + 0.02) / 2,
+      85: 0.02 + 0.18 * (1 + math.cos(0.75 * math.pi)) / 2,
+      110: 0.02,
+  }.items():
+    assert schedule(step) == pytest.approx(rate, rel=1e-5), step
+
+
+def test_no_warmup():
+  schedule = optimizers.AdamW(learning_rate=0.2, warmup_steps=0).schedule(4)
+  assert schedule(0) == pytest.approx(0.2)
+
+
+def _numpy_adamw(value, grads, rates, decay, b2=0.98, b1=0.9, epsilon=1e-8):
+  mu = nu = 0.0
+  for t, (grad, rate) in enumerate(zip(grads, rates), start=1):
+    mu = b1 * mu + (1 - b1) * grad
+    nu = b2 * nu + (1 - b2) * grad**2
+    update = mu / (1 - b1**t) / (np.sqrt(nu / (1 - b2**t)) + epsilon)
+    value = value - rate * (update + decay * value)
+  return value
+
+
+def _updated(config, params, grads, num_steps):
+  optimizer = config.make(num_steps)
+  state = optimizer.init(params)
+  for step_grads in grads:
+    updates, state = optimizer.update(step_grads, state, params)
+    params = jax.tree.map(jnp.add, params, updates)
+  return params
+
+
+def test_updates_equal_numpy():
+  rng = np.random.default_rng(0)
+
+  def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+  config = optimizers.AdamW(
+      learning_rate=0.1, warmup_steps=2, weight_decay=0.3, clip_norm=1e9,
+      scales=(('new/kernel', 10.0), ('new', 5.0)),
+  )
+  # In scanned layers the vectors are stacked, and yet not decayed.
+  params = {
+      'old': {'kernel': normal(2, 3), 'bias': normal(3)},
+      'new': {'kernel': normal(2, 3), 'gate': normal(2)},
+      'norms': {'scale': normal(4, 3)},
+  }
+  grads = [
+      jax.tree.map(lambda x: normal(*x.shape), params) for _ in range(3)
+  ]
+  found = _updated(config, params, grads, 5)
+  rates = np.array([0.0, 0.05, 0.1])
+  for part, name, factor, decay in (
+      ('old', 'kernel', 1, 0.3),
+      ('old', 'bias', 1, 0.0),
+      ('new', 'kernel', 10, 0.3),
+      ('new', 'gate', 5, 0.0),
+      ('norms', 'scale', 1, 0.0),
+  ):
+    expected = _numpy_adamw(
+        params[part][name],
+        [g[part][name] for g in grads],
+        factor * rates,
+        decay,
+    )
+    np.testing.assert_allclose(
+        found[part][name], expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_clipping_is_of_the_global_norm():
+  config = optimizers.AdamW(
+      learning_rate=0.1, warmup_steps=0, weight_decay=0.0, clip_norm=0.5
+  )
+  optimizer = config.make(3)
+  params = {'a': jnp.zeros(1), 'b': jnp.zeros(1)}
+  _, state = optimizer.update(
+      {'a': jnp.array([3.0]), 'b': jnp.array([4.0])},
+      optimizer.init(params),
+      params,
+  )
+  # The norm is 5: a tenth remains of each; the first moment has a tenth of it.
+  mu = state[1].mu
+  np.testing.assert_allclose([mu['a'][0], mu['b'][0]], [0.03, 0.04], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ['fields', 'message'],
+    [
+        ({'learning_rate': '1e-3'}, "learning_rate must be a number, not '1e-3'"),
+        ({'learning_rate': 0}, 'learning_rate must be positive'),
+        ({'learning_rate': True}, 'learning_rate must be a number'),
+        ({'weight_decay': '0'}, 'weight_decay must be a number'),
+        ({'end_factor': '0'}, 'end_factor must be a number'),
+        ({'b2': '0.9'}, 'b2 must be a number'),
+        ({'warmup_steps': 10.0}, 'warmup_steps must be an integer'),
+        ({'warmup_steps': -1}, 'warmup_steps must be an integer'),
+    ],
+)
+def test_errors(fields, message):
+  with pytest.raises(ValueError, match=message):
+    optimizers.AdamW(**{'learning_rate': 0.1, **fields})
+
+
+def test_no_step_after_the_warmup():
+  config = optimizers.AdamW(learning_rate=0.1, warmup_steps=10)
+  with pytest.raises(ValueError, match='NUM_STEPS=10 .*WARMUP_STEPS=10'):
+    config.make(10)
+
+
+def test_a_factor_for_nothing():
+  config = optimizers.AdamW(learning_rate=0.1, scales=(('gaet', 10.0),))
+  with pytest.raises(ValueError, match="'gaet' matches no trainable"):
+    config.make(200).init({'gate': jnp.zeros(1)})
