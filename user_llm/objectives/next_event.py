@@ -23,7 +23,8 @@ class NextEvent:
 
   Attributes:
     encoder: What to train.
-    targets: Modalities to predict; None: all that the encoder reads.
+    targets: Modalities to predict, 'item' among them; None: all that the
+      encoder reads.
   """
 
   encoder: user_encoder.UserEncoderConfig
@@ -32,6 +33,11 @@ class NextEvent:
   def __post_init__(self):
     for name in self.target_names:
       _ = self.encoder.schema[name]
+    if 'item' not in self.target_names:
+      raise ValueError(
+          f"TARGETS={self.targets} must include 'item': the evaluation ranks "
+          'items.'
+      )
 
   @property
   def target_names(self) -> tuple[str, ...]:
@@ -132,7 +138,8 @@ def rank_items(
   unseen_BV = jnp.where(seen_BV & ~is_label_BV, -jnp.inf, scores_BV)
   out = {}
   for policy, policy_BV in (('all', scores_BV), ('unseen', unseen_BV)):
-    ahead_BV = (policy_BV >= label_score_B1) & ~is_label_BV
+    # Not `>=`: a NaN must not come out as the best rank.
+    ahead_BV = ~(policy_BV < label_score_B1) & ~is_label_BV
     out[f'rank_{policy}'] = 1 + jnp.sum(ahead_BV, axis=1)
     score, top = jax.lax.top_k(policy_BV, min(TOP_K, policy_BV.shape[1]))
     out[f'top_{policy}'] = top

@@ -1,0 +1,176 @@
+"""Equal losses on any mesh and in any number of parts; what is frozen stays."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+import small_run
+from user_llm import optimizers
+from user_llm import partitioning
+from user_llm import train_state
+from user_llm import trainer as trainer_lib
+
+_STEPS = 4
+
+
+def _one_device():
+  return jax.make_mesh(
+      (1, 1, 1),
+      partitioning.MESH_AXES,
+      axis_types=(jax.sharding.AxisType.Auto,) * 3,
+      devices=jax.devices()[:1],
+  )
+
+
+_MESHES = {
+    'one': _one_device,
+    'data': partitioning.MeshConfig().make,
+    'data_model': partitioning.MeshConfig(model=4).make,
+    'all_axes': partitioning.MeshConfig(replica=2, data=2, model=2).make,
+}
+
+
+def _trainer(data_dir, mesh='one', dropout_rate=0.0, **fields):
+  optimizer = optimizers.AdamW(
+      learning_rate=0.01, warmup_steps=1, weight_decay=0.1
+  )
+  return trainer_lib.Trainer(
+      objective=small_run.objective(data_dir, dropout_rate=dropout_rate),
+      optimizer=optimizer.make(10),
+      mesh=_MESHES[mesh](),
+      **fields,
+  )
+
+
+def _run(trainer, data_dir):
+  """Runs some steps; returns their scalars, the first and the last state."""
+  dataset = small_run.dataset(data_dir)
+  spec = trainer_lib.select_batch(
+      dataset.batch_spec('train', 8), trainer.objective.batch_keys
+  )
+  state = trainer.init_state(spec)
+  first = jax.device_get(state)
+  step = trainer.compile_step(state, spec)
+  scalars = []
+  for batch in small_run.batches(data_dir, _STEPS):
+    state, out = step(
+        state, trainer.device_batch({key: batch[key] for key in spec})
+    )
+    scalars.append(jax.device_get(out))
+  return scalars, first, state
+
+
+@pytest.fixture(name='reference', scope='module')
+def _reference(tiny_dataset):
+  """By dropout rate, the run on one device."""
+
+  @functools.cache
+  def run(dropout_rate):
+    return _run(_trainer(tiny_dataset, dropout_rate=dropout_rate), tiny_dataset)
+
+  return run
+
+
+def _assert_equal_runs(found, wanted, atol=0.0):
+  for mine, theirs in zip(found[0], wanted[0], strict=True):
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+      np.testing.assert_allclose(value, theirs[name], rtol=1e-5, err_msg=name)
+  mine = train_state.flatten(jax.device_get(found[2].trainable))
+  theirs = train_state.flatten(jax.device_get(wanted[2].trainable))
+  for path, value in mine.items():
+    np.testing.assert_allclose(
+        value, theirs[path], rtol=1e-4, atol=1e-5 + atol, err_msg=path
+    )
+
+
+@pytest.mark.parametrize('mesh', ['data', 'data_model', 'all_axes'])
+def test_meshes_agree(tiny_dataset, reference, mesh):
+  trainer = _trainer(tiny_dataset, mesh, dropout_rate=0.2)
+  found = _run(trainer, tiny_dataset)
+  _assert_equal_runs(found, reference(0.2))
+  # And the state still lies as it was laid out.
+  abstract = trainer.abstract_state(small_run.spec(tiny_dataset))
+  for mine, theirs in zip(
+      jax.tree.leaves(found[2]), jax.tree.leaves(abstract), strict=True
+  ):
+    assert mine.sharding.is_equivalent_to(theirs.sharding, mine.ndim)
+    assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
+
+
+def test_the_state_is_sharded(tiny_dataset):
+  trainer = _trainer(tiny_dataset, 'data_model')
+  state = trainer.abstract_state(small_run.spec(tiny_dataset))
+  up = state.trainable['user_encoder']['blocks_0']['mlp']['up']['kernel']
+  assert up.shape == (16, 32)
+  assert up.sharding.shard_shape(up.shape) == (8, 8)
+  adam = state.opt_state[1]
+  moment = adam.mu['user_encoder']['blocks_0']['mlp']['up']['kernel']
+  assert moment.sharding == up.sharding
+
+
+@pytest.mark.parametrize('mesh', ['one', 'data'])
+def test_microbatches(tiny_dataset, reference, mesh):
+  if mesh == 'data':
+    mesh, num = 'all_axes', 2
+  else:
+    num = 4
+  trainer = _trainer(tiny_dataset, mesh, num_microbatches=num)
+  _assert_equal_runs(_run(trainer, tiny_dataset), reference(0.0))
+
+
+def test_scalars(tiny_dataset, reference):
+  first = reference(0.0)[0][0]
+  batch = small_run.batches(tiny_dataset, 1)[0]
+  assert first['weight'] == np.sum(batch['target_item'] > 0)
+  parts = [value for name, value in first.items() if name.startswith('loss_')]
+  assert len(parts) == 3
+  np.testing.assert_allclose(first['loss'], sum(parts), rtol=1e-6)
+  assert first['grad_norm'] > 0
+  losses = [scalars['loss'] for scalars in reference(0.0)[0]]
+  # The warm-up starts at a rate of zero, so the second batch is the first to
+  # be seen by another model.
+  assert losses[-1] < losses[0]
+
+
+def test_dropout_changes_with_the_step_and_the_seed(tiny_dataset, reference):
+  assert reference(0.2)[0][0]['loss'] != reference(0.0)[0][0]['loss']
+  trainer = _trainer(tiny_dataset, dropout_rate=0.2, seed=1)
+  assert _run(trainer, tiny_dataset)[0][0] != reference(0.2)[0][0]
+
+
+def test_frozen_parameters(tiny_dataset):
+  trainer = _trainer(
+      tiny_dataset, 'data_model', trainable=('!.*heads', 'user_encoder/blocks')
+  )
+  _, first, last = _run(trainer, tiny_dataset)
+  frozen = train_state.flatten(jax.device_get(last.frozen))
+  trained = train_state.flatten(jax.device_get(last.trainable))
+  assert all(path.startswith('user_encoder/blocks') for path in trained)
+  assert 'user_encoder/embeds_item/table' in frozen
+  for path, value in train_state.flatten(first.frozen).items():
+    np.testing.assert_array_equal(frozen[path], value)
+  for path, value in train_state.flatten(first.trainable).items():
+    assert np.any(trained[path] != value), path
+  memory = sum(
+      x.size for x in jax.tree.leaves(last.opt_state) if np.ndim(x) > 0
+  )
+  assert memory == 2 * sum(x.size for x in trained.values())
+
+
+def test_the_initialisation_is_the_same_on_any_mesh(tiny_dataset, reference):
+  trainer = _trainer(tiny_dataset, 'data_model')
+  state = trainer.init_state(small_run.spec(tiny_dataset))
+  first = train_state.flatten(reference(0.0)[1].trainable)
+  for path, value in train_state.flatten(state.trainable).items():
+    np.testing.assert_allclose(value, first[path], rtol=1e-6, atol=1e-7)
+
+
+def test_select_batch():
+  spec = {'a': np.zeros((2, 3), np.int32), 'b': np.zeros(2)}
+  found = trainer_lib.select_batch(spec, ('a',))
+  assert found == {'a': jax.ShapeDtypeStruct((2, 3), np.int32)}
+  with pytest.raises(ValueError, match=r"reads \['c'\].*gives a, b.*TASK"):
+    trainer_lib.select_batch(spec, ('a', 'c'))
