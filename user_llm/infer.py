@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 import json
-import os
-import pathlib
 from typing import Any
 
 import jax
@@ -78,11 +76,11 @@ def infer(
   some = next(iter(by_task.values())).dataset
   reader = requests_lib.RequestReader(some.schema, some.catalogue)
   requests = list(reader.read(input))
-  for number, request in enumerate(requests, start=1):
+  for request in requests:
     if request.question not in by_task:
       raise ValueError(
-          f'{input}, request {number}: "question" is {request.question!r}; '
-          f'this model answers {", ".join(by_task)}.'
+          f'{request.where}: "question" is {request.question!r}; this model '
+          f'answers {", ".join(by_task)}.'
       )
   device_mesh = mesh.make()
   params = restore.params(
@@ -109,12 +107,9 @@ def infer(
       )
       for (i, request), found in zip(part, answers):
         lines[i] = {'user': request.user, 'question': task, 'answers': found}
-  partial = pathlib.Path(f'{output}.partial')
-  partial.parent.mkdir(parents=True, exist_ok=True)
-  with partial.open('w', encoding='utf-8') as file:
+  with requests_lib.whole_file(output) as file:
     for i in range(len(requests)):
-      file.write(json.dumps(lines[i], ensure_ascii=False) + '\n')
-  os.replace(partial, output)
+      file.write(json.dumps(lines[i], ensure_ascii=False).encode() + b'\n')
   print(f'{len(requests)} answers -> {output}')
 
 

@@ -56,6 +56,10 @@ class Mixture:
     return self.datasets[0].catalogue
 
   @property
+  def history_length(self) -> int:
+    return self.datasets[0].history_length
+
+  @property
   def split_rule(self) -> schema_lib.SplitRule:
     return self.datasets[0].split_rule
 

@@ -1,10 +1,12 @@
 """Users from outside: JSON lines to the batches that an encoder reads."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
+import os
 import pathlib
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -21,11 +23,13 @@ class Request:
     user: Copied to the answer.
     events: Ids of each modality by name, oldest event first.
     question: The task that is asked for; None where none was given.
+    where: File and line, for errors.
   """
 
   user: str
   events: tuple[Mapping[str, int], ...]
   question: str | None
+  where: str
 
 
 class RequestReader:
@@ -65,15 +69,19 @@ class RequestReader:
     """
     if not pathlib.Path(path).is_file():
       raise ValueError(f'--input={path} does not exist.')
-    with open(path, encoding='utf-8') as lines:
+    is_empty = True
+    with open(path, 'rb') as lines:
       for number, line in enumerate(lines, start=1):
         if line.strip():
+          is_empty = False
           yield self._request(line, f'{path}, line {number}')
+    if is_empty:
+      raise ValueError(f'--input={path} is empty; write one user a line.')
 
-  def _request(self, line: str, where: str) -> Request:
+  def _request(self, line: bytes, where: str) -> Request:
     try:
       raw = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
       raise ValueError(f'{where}: not JSON ({error}).') from None
     if not isinstance(raw, dict) or not isinstance(raw.get('history'), list):
       raise ValueError(
@@ -83,10 +91,14 @@ class RequestReader:
       )
     if not raw['history']:
       raise ValueError(f'{where}: "history" is empty; give at least one event.')
+    question = raw.get('question')
+    if question is not None and not isinstance(question, str):
+      raise ValueError(f'{where}: "question" must be a text, not {question!r}.')
     return Request(
         user=str(raw.get('user', '')),
         events=tuple(self._event(e, where) for e in raw['history']),
-        question=raw.get('question'),
+        question=question,
+        where=where,
     )
 
   def _event(self, event: Any, where: str) -> dict[str, int]:
@@ -168,7 +180,7 @@ def batch(
     example_id i32[B].
   """
   longest = max(len(r.events) for r in requests)
-  # One more than the longest, rounded up: few shapes to compile.
+  # Rounded up: few shapes to compile.
   seen_item = np.zeros((rows, -(-longest // 64) * 64), np.int32)
   out = {
       f'user_{name}': np.zeros((rows, history_length), np.int32)
@@ -194,3 +206,16 @@ def batch(
       'seen_item': seen_item,
       'example_id': np.where(example_id < len(requests), example_id, -1),
   }
+
+
+@contextlib.contextmanager
+def whole_file(path: str) -> Iterator[BinaryIO]:
+  """A file that is at `path` when all is written, and else nowhere."""
+  partial = pathlib.Path(f'{path}.partial')
+  partial.parent.mkdir(parents=True, exist_ok=True)
+  try:
+    with partial.open('wb') as file:
+      yield file
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
