@@ -19,7 +19,7 @@ _SCHEMA = schema_lib.EventSchema(
 )
 _SIZES = dict(
     schema=_SCHEMA, num_layers=2, embed_dim=16, num_heads=2, mlp_dim=24,
-    feature_embed_dim=6, max_length=8,
+    feature_embed_dim=6,
 )
 _CONFIG = user_encoder.UserEncoderConfig(**_SIZES)
 _MODULE = user_encoder.UserEncoder(_CONFIG)
@@ -70,7 +70,7 @@ def _encode(row, length=8):
 def test_parameters():
   params = _params()
   assert {name for name in params if not name.startswith('blocks')} == {
-      'embeds_item', 'embeds_genre', 'projection', 'positions', 'norm',
+      'embeds_item', 'embeds_genre', 'projection', 'input_norm', 'norm',
       'heads_item', 'heads_genre',
   }
   assert params['embeds_item']['table'].shape == (128, 16)
@@ -101,7 +101,7 @@ def test_padding_changes_nothing():
   # Whatever the padding's ids are.
   batch = _padded(row, 8)
   batch['user_item'][0, 6:] = 5
-  np.testing.assert_array_equal(np.asarray(_apply(batch))[0, :6], _encode(row)[:6])
+  np.testing.assert_array_equal(_apply(batch)[0, :6], _encode(row)[:6])
 
 
 def test_packed_segments_equal_separate_rows():
@@ -111,7 +111,9 @@ def test_packed_segments_equal_separate_rows():
   }
   packed['segment_ids'] = np.repeat([1, 2], [3, 4])
   found = _encode(packed)
-  np.testing.assert_allclose(found[:3], _encode(first)[:3], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(
+      found[:3], _encode(first)[:3], rtol=1e-5, atol=1e-6
+  )
   np.testing.assert_allclose(
       found[3:7], _encode(second)[:4], rtol=1e-5, atol=1e-6
   )
@@ -153,9 +155,9 @@ def test_the_head_scores_in_the_table_of_its_feature():
     ['fields', 'message'],
     [
         ({'num_heads': 3}, 'embed_dim=16 is not divisible by num_heads=3'),
+        ({'num_heads': 16}, 'head width 1 must be even'),
         ({'num_layers': 0}, 'num_layers must be a positive integer, not 0'),
         ({'mlp_dim': '24'}, "mlp_dim must be a positive integer, not '24'"),
-        ({'max_length': 0}, 'max_length must be a positive integer'),
         ({'feature_embed_dim': 2.0}, 'feature_embed_dim must be'),
         ({'item_embed_dim': -1}, 'item_embed_dim must be'),
         ({'dropout_rate': 1.0}, r'dropout_rate must be in \[0, 1\)'),
@@ -165,8 +167,3 @@ def test_the_head_scores_in_the_table_of_its_feature():
 def test_errors(fields, message):
   with pytest.raises(ValueError, match=message):
     user_encoder.UserEncoderConfig(**{**_SIZES, **fields})
-
-
-def test_a_history_that_is_too_long():
-  with pytest.raises(ValueError, match='History of 9 events .*max_length=8'):
-    _encode(_row(9), 9)

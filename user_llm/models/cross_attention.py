@@ -104,8 +104,21 @@ def attend_shared(
   return out.reshape(q_BPTNH.shape)
 
 
+def _falling_bias(
+    key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
+  """-slope * recency, slopes 2, ..., 2**-7 by head (arXiv 2108.12409)."""
+  del key
+  slope_N = 2.0 ** (1 - 8 * jnp.arange(shape[0]) / shape[0])
+  return -(slope_N[:, None] * jnp.arange(shape[1])).astype(dtype)
+
+
 class RecencyBias(nn.Module):
-  """A learned bias a head for how many events ago a key is; zero at first."""
+  """A learned bias a head for how many events ago a key is.
+
+  It starts with one head that looks at the last event, others further back and
+  the last one at all alike: what comes next depends most on what came last.
+  """
 
   num_heads: int
   max_recency: int
@@ -115,7 +128,7 @@ class RecencyBias(nn.Module):
     """i32[B, P, S] (clipped to the table) -> f32[N, B, P, S]."""
     table_NR = self.param(
         'table',
-        partitioning.param(nn.initializers.zeros, ('heads', 'positions')),
+        partitioning.param(_falling_bias, ('heads', 'positions')),
         (self.num_heads, self.max_recency),
     )
     index = jnp.clip(recency_BPS, 0, self.max_recency - 1)

@@ -28,7 +28,7 @@ class UserEncoderConfig:
     mlp_dim: Hidden size of the feed-forward.
     item_embed_dim: Size E of the item's embedding; None: `embed_dim`.
     feature_embed_dim: Size E of every other feature's embedding.
-    max_length: Positions that are learned, thus the longest history.
+    rotary_base: Of the rotary positions.
     dropout_rate: On embeddings, attention and feed-forward outputs.
   """
 
@@ -39,13 +39,13 @@ class UserEncoderConfig:
   mlp_dim: int = 512
   item_embed_dim: int | None = None
   feature_embed_dim: int = 32
-  max_length: int = 512
+  rotary_base: float = 10_000.0
   dropout_rate: float = 0.1
 
   def __post_init__(self):
     for name in (
         'num_layers', 'embed_dim', 'num_heads', 'mlp_dim', 'item_embed_dim',
-        'feature_embed_dim', 'max_length',
+        'feature_embed_dim',
     ):
       value = getattr(self, name)
       if name == 'item_embed_dim' and value is None:
@@ -88,6 +88,7 @@ class EncoderBlock(nn.Module):
         num_heads=config.num_heads,
         num_kv_heads=config.num_heads,
         head_dim=config.embed_dim // config.num_heads,
+        rotary_base=config.rotary_base,
         name='attention',
     )(layers.RMSNorm(name='attention_norm')(x_BLD), positions_BL, mask_BLL)
     x_BLD = x_BLD + dropout(y_BLD)
@@ -119,9 +120,7 @@ class UserEncoder(nn.Module):
         for m in config.schema.modalities
     }
     self.projection = layers.Dense(config.embed_dim, ('features', 'embed'))
-    self.positions = layers.Embed(
-        config.max_length, config.embed_dim, ('positions', 'embed')
-    )
+    self.input_norm = layers.RMSNorm()
     self.dropout = layers.Dropout(config.dropout_rate)
     self.blocks = [EncoderBlock(config) for _ in range(config.num_layers)]
     self.norm = layers.RMSNorm()
@@ -149,11 +148,6 @@ class UserEncoder(nn.Module):
     Returns:
       Float [B, L, D]: one embedding an event.
     """
-    if positions_BL.shape[1] > self.config.max_length:
-      raise ValueError(
-          f'History of {positions_BL.shape[1]} events and '
-          f'UserEncoderConfig.max_length={self.config.max_length}.'
-      )
     x_BLD = self.projection(
         jnp.concatenate(
             [
@@ -163,7 +157,9 @@ class UserEncoder(nn.Module):
             axis=-1,
         )
     )
-    x_BLD = self.dropout(x_BLD + self.positions(positions_BL))
+    # Embeddings are small at first: without the norm, the blocks' outputs would
+    # drown the event itself in the residual stream.
+    x_BLD = self.dropout(self.input_norm(x_BLD))
     mask_BLL = attention.causal_mask(positions_BL, segment_ids_BL)
     for block in self.blocks:
       x_BLD = block(x_BLD, positions_BL, mask_BLL)
