@@ -38,6 +38,24 @@ def tiny_vocabulary(tiny_dataset, tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope='session')
+def compilation_cache(tmp_path_factory):
+  """Compiles equal programs once, for tests that run training many times."""
+  import jax
+
+  settings = {
+      'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('jax')),
+      'jax_persistent_cache_min_compile_time_secs': 0.1,
+      'jax_persistent_cache_min_entry_size_bytes': -1,
+  }
+  old = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  yield
+  for name, value in old.items():
+    jax.config.update(name, value)
+
+
+@pytest.fixture(scope='session')
 def real_data() -> pathlib.Path:
   """The folder of real data, or a skip."""
   default = pathlib.Path(__file__).parents[2] / 'shared' / 'data'

@@ -1,12 +1,18 @@
 """Every gin file parses, and says in its header what is there to be set."""
 
+import copy
 import pathlib
 import re
 
 import gin
+import jax
 import pytest
 
 from user_llm import gin_utils
+from user_llm import partitioning
+from user_llm import train
+from user_llm import train_state
+from user_llm import trainer
 
 _ROOT = gin_utils.DEFAULT_SEARCH_PATH
 _FILES = sorted(p.relative_to(_ROOT).as_posix() for p in _ROOT.rglob('*.gin'))
@@ -25,6 +31,11 @@ def _parse(gin_file: str) -> dict[str, str]:
   gin_utils.set_search_paths([str(_ROOT)])
   gin.parse_config_file(str(_ROOT / gin_file))
   return gin_utils.parsed_bindings()
+
+
+def _value(macro: str):
+  """What a macro of the parsed files stands for, built."""
+  return copy.deepcopy(gin.query_parameter(f'%{macro}'))
 
 
 def _required(bindings: dict[str, str]) -> set[str]:
@@ -89,3 +100,37 @@ def test_an_experiment_can_be_used(gin_file):
       bindings = _parse(f'runs/{mode}.gin')
   # A macro that nothing uses is most often a misspelt one.
   assert macros <= _references(bindings)
+
+
+@pytest.mark.parametrize('gin_file', _EXPERIMENTS)
+def test_an_experiment_builds(gin_file, tiny_dataset, tiny_vocabulary):
+  """Shapes, shardings and what trains, on the tiny dataset."""
+  bindings = _parse(gin_file)
+  values = {name: 'set' for name in _required(bindings)}
+  values |= {'DATA_DIR': tiny_dataset, 'SPLIT_RULE': 'leave_one_out'}
+  if 'VOCABULARY' in bindings:
+    values['VOCABULARY'] = tiny_vocabulary
+  gin.clear_config()
+  gin_utils.load_config(
+      [gin_file], [f'{name}="{value}"' for name, value in values.items()]
+  )
+  objective, batch_size = _value('OBJECTIVE'), _value('BATCH_SIZE')
+  batch = trainer.select_batch(
+      _value('DATASET').batch_spec('train', batch_size), objective.batch_keys
+  )
+  boxed = jax.eval_shape(objective.init, jax.random.key(0), batch)
+  mesh = partitioning.MeshConfig(data=4, model=2).make()
+  partitioning.param_shardings(boxed, mesh)
+  params = partitioning.unbox(boxed)
+  loss = jax.eval_shape(objective.loss, params, batch, jax.random.key(0))
+  assert loss.total.shape == loss.weight.shape == ()
+  trainable, _ = train_state.split(params, _value('TRAINABLE'))
+  optimizer = _value('OPTIMIZER').make(_value('NUM_STEPS'))
+  jax.eval_shape(optimizer.init, trainable)
+  flat = train_state.flatten(params)
+  for source in _value('INIT_FROM'):
+    assert any(path.startswith(f'{source.prefix}/') for path in flat)
+    for regex in source.new:
+      assert any(re.match(regex, path) for path in flat)
+  for name in ('EVALUATORS', 'TEST_EVALUATORS'):
+    train.check_evaluators(_value(name), objective, batch_size)

@@ -101,7 +101,7 @@ def test_clipping_is_of_the_global_norm():
       optimizer.init(params),
       params,
   )
-  # The norm is 5: a tenth remains of each; the first moment has a tenth of it.
+  # The norm is 5: a tenth of each remains, and a tenth of it is the moment.
   mu = state[1].mu
   np.testing.assert_allclose([mu['a'][0], mu['b'][0]], [0.03, 0.04], rtol=1e-5)
 

@@ -22,7 +22,7 @@ def _mesh():
         (('vocab', 'embed'), (128, 2), ('model', 'data')),
         (('norm',), (7,), (None,)),
         ((None, 'heads'), (3, 4), (None, 'model')),
-        (('act_batch', 'act_length', 'act_embed'), (2, 5, 3), ('data', None, None)),
+        (('act_batch', 'act_embed'), (2, 3), ('data', None)),
         ((), (), ()),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_misspelt_name_raises_on_one_device_too():
 )
 def test_mesh_sizes(sizes, shape):
   mesh = partitioning.MeshConfig(**sizes).make()
-  assert tuple(mesh.shape[axis] for axis in ('replica', 'data', 'model')) == shape
+  assert tuple(mesh.shape[axis] for axis in mesh.axis_names) == shape
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,19 @@ BATCH_SIZE = 8
 
 
 @functools.cache
-def dataset(data_dir: str, task: str = 'events') -> pipeline.Dataset:
+def dataset(data_dir: str) -> pipeline.Dataset:
   return pipeline.Dataset(
-      data_dir=data_dir, task=task, history_length=HISTORY_LENGTH
+      data_dir=data_dir,
+      task='events',
+      history_length=HISTORY_LENGTH,
+      modalities=('item', 'genre'),
   )
 
 
 def objective(data_dir: str, **fields: Any) -> next_event.NextEvent:
   sizes = dict(
       num_layers=1, embed_dim=16, num_heads=4, mlp_dim=32,
-      feature_embed_dim=8, max_length=HISTORY_LENGTH,
+      feature_embed_dim=8,
   )
   encoder = user_encoder.UserEncoderConfig(
       schema=dataset(data_dir).schema, **{**sizes, **fields}

@@ -12,6 +12,8 @@ from user_llm import partitioning
 from user_llm import train_state
 from user_llm import trainer as trainer_lib
 
+pytestmark = pytest.mark.usefixtures('compilation_cache')
+
 _STEPS = 4
 
 
@@ -26,9 +28,8 @@ def _one_device():
 
 _MESHES = {
     'one': _one_device,
-    'data': partitioning.MeshConfig().make,
+    'data': partitioning.MeshConfig(replica=2).make,
     'data_model': partitioning.MeshConfig(model=4).make,
-    'all_axes': partitioning.MeshConfig(replica=2, data=2, model=2).make,
 }
 
 
@@ -73,20 +74,21 @@ def _reference(tiny_dataset):
   return run
 
 
-def _assert_equal_runs(found, wanted, atol=0.0):
+def _assert_equal_runs(found, wanted):
   for mine, theirs in zip(found[0], wanted[0], strict=True):
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():
       np.testing.assert_allclose(value, theirs[name], rtol=1e-5, err_msg=name)
-  mine = train_state.flatten(jax.device_get(found[2].trainable))
-  theirs = train_state.flatten(jax.device_get(wanted[2].trainable))
-  for path, value in mine.items():
-    np.testing.assert_allclose(
-        value, theirs[path], rtol=1e-4, atol=1e-5 + atol, err_msg=path
-    )
+  for i, tolerance in ((1, 1e-6), (2, 1e-4)):
+    mine = train_state.flatten(jax.device_get(found[i].trainable))
+    theirs = train_state.flatten(jax.device_get(wanted[i].trainable))
+    for path, value in mine.items():
+      np.testing.assert_allclose(
+          value, theirs[path], rtol=tolerance, atol=tolerance / 10, err_msg=path
+      )
 
 
-@pytest.mark.parametrize('mesh', ['data', 'data_model', 'all_axes'])
+@pytest.mark.parametrize('mesh', ['data', 'data_model'])
 def test_meshes_agree(tiny_dataset, reference, mesh):
   trainer = _trainer(tiny_dataset, mesh, dropout_rate=0.2)
   found = _run(trainer, tiny_dataset)
@@ -111,13 +113,8 @@ def test_the_state_is_sharded(tiny_dataset):
   assert moment.sharding == up.sharding
 
 
-@pytest.mark.parametrize('mesh', ['one', 'data'])
-def test_microbatches(tiny_dataset, reference, mesh):
-  if mesh == 'data':
-    mesh, num = 'all_axes', 2
-  else:
-    num = 4
-  trainer = _trainer(tiny_dataset, mesh, num_microbatches=num)
+def test_microbatches(tiny_dataset, reference):
+  trainer = _trainer(tiny_dataset, 'data_model', num_microbatches=4)
   _assert_equal_runs(_run(trainer, tiny_dataset), reference(0.0))
 
 
@@ -126,24 +123,18 @@ def test_scalars(tiny_dataset, reference):
   batch = small_run.batches(tiny_dataset, 1)[0]
   assert first['weight'] == np.sum(batch['target_item'] > 0)
   parts = [value for name, value in first.items() if name.startswith('loss_')]
-  assert len(parts) == 3
+  assert len(parts) == 2
   np.testing.assert_allclose(first['loss'], sum(parts), rtol=1e-6)
   assert first['grad_norm'] > 0
-  losses = [scalars['loss'] for scalars in reference(0.0)[0]]
-  # The warm-up starts at a rate of zero, so the second batch is the first to
-  # be seen by another model.
-  assert losses[-1] < losses[0]
 
 
-def test_dropout_changes_with_the_step_and_the_seed(tiny_dataset, reference):
+def test_dropout(reference):
   assert reference(0.2)[0][0]['loss'] != reference(0.0)[0][0]['loss']
-  trainer = _trainer(tiny_dataset, dropout_rate=0.2, seed=1)
-  assert _run(trainer, tiny_dataset)[0][0] != reference(0.2)[0][0]
 
 
 def test_frozen_parameters(tiny_dataset):
   trainer = _trainer(
-      tiny_dataset, 'data_model', trainable=('!.*heads', 'user_encoder/blocks')
+      tiny_dataset, trainable=('!.*heads', 'user_encoder/blocks')
   )
   _, first, last = _run(trainer, tiny_dataset)
   frozen = train_state.flatten(jax.device_get(last.frozen))
@@ -158,14 +149,6 @@ def test_frozen_parameters(tiny_dataset):
       x.size for x in jax.tree.leaves(last.opt_state) if np.ndim(x) > 0
   )
   assert memory == 2 * sum(x.size for x in trained.values())
-
-
-def test_the_initialisation_is_the_same_on_any_mesh(tiny_dataset, reference):
-  trainer = _trainer(tiny_dataset, 'data_model')
-  state = trainer.init_state(small_run.spec(tiny_dataset))
-  first = train_state.flatten(reference(0.0)[1].trainable)
-  for path, value in train_state.flatten(state.trainable).items():
-    np.testing.assert_allclose(value, first[path], rtol=1e-6, atol=1e-7)
 
 
 def test_select_batch():

@@ -130,8 +130,10 @@ def check_same_keys(
     found: Mapping[str, Any], wanted: Mapping[str, Any], where: str
 ) -> None:
   """Raises ValueError with the differences in names and shapes, if any."""
-  lines = [f'  not in the checkpoint: {k}' for k in sorted(wanted.keys() - found.keys())]
-  lines += [f'  only in the checkpoint: {k}' for k in sorted(found.keys() - wanted.keys())]
+  missing = sorted(wanted.keys() - found.keys())
+  left_over = sorted(found.keys() - wanted.keys())
+  lines = [f'  not in the checkpoint: {k}' for k in missing]
+  lines += [f'  only in the checkpoint: {k}' for k in left_over]
   lines += [
       f'  {k}: {tuple(found[k].shape)} in the checkpoint, '
       f'{tuple(wanted[k].shape)} in the model'
@@ -190,6 +192,17 @@ class InitFrom:
       )
     check_identity(checkpoints.metadata(steps[-1]), identity, self.path)
     inside = f'{self.prefix}/'
+    if not any(path.startswith(inside) for path in params):
+      parts = sorted({path.split('/')[0] for path in params})
+      raise ValueError(
+          f'INIT_FROM {self.prefix!r}: MODEL has nothing there; its parameters '
+          f'start with {", ".join(parts)}.'
+      )
+    for regex in self.new:
+      if not any(re.match(regex, path) for path in params):
+        raise ValueError(
+            f'INIT_FROM {self.prefix!r}: new={regex!r} matches no parameter.'
+        )
     found = {
         path: value
         for path, value in checkpoints.load_params(steps[-1]).items()

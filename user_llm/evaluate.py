@@ -55,6 +55,7 @@ def evaluate(
   """
   if not evaluators:
     raise ValueError('EVALUATORS is empty: nothing to evaluate.')
+  train_lib.check_evaluators(evaluators, objective, batch_size)
   device_mesh = mesh.make()
   for found in _steps(workdir, step, follow, num_steps, poll_secs):
     params = restore.params(
@@ -91,13 +92,16 @@ def _steps(
   done: set[int] = set()
   while True:
     finished = (pathlib.Path(workdir) / train_lib.DONE_FILE).exists()
-    for found in checkpoints_lib.Checkpoints(workdir).steps():
-      if found not in done:
-        done.add(found)
-        yield found
-    if finished or num_steps in done:
+    steps = checkpoints_lib.Checkpoints(workdir).steps()
+    # One at a time: others may be deleted while it is evaluated.
+    new = next((s for s in steps if s not in done), None)
+    if new is not None:
+      done.add(new)
+      yield new
+    elif finished or num_steps in done:
       return
-    time.sleep(poll_secs)
+    else:
+      time.sleep(poll_secs)
 
 
 def _print(evaluation: evaluator_lib.Evaluation, path: pathlib.Path) -> None:

@@ -126,8 +126,8 @@ def resolve(
     parts = math.prod(mesh.shape[a] for a in axes)
     if size % parts:
       raise ValueError(
-          f'{what}: dimension {name!r} of shape {tuple(shape)} is not divisible '
-          f'by the {parts} parts of mesh axes {axes}; change the size or '
+          f'{what}: dimension {name!r} of shape {tuple(shape)} is not '
+          f'divisible by the {parts} parts of mesh axes {axes}; change the size or '
           'MeshConfig.'
       )
     spec.append(axes[0] if len(axes) == 1 else axes or None)

@@ -54,7 +54,7 @@ def params(
       objective=objective,
       optimizer=optimizer.make(num_steps),
       mesh=mesh,
-      trainable=tuple(trainable),
+      trainable=trainable,
       seed=seed,
   )
   batch_spec = trainer_lib.select_batch(

@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import dry_run as dry_run_lib
@@ -65,20 +66,17 @@ def train(
   Raises:
     ValueError: what was asked for does not fit together; nothing is written.
   """
-  _check_positive(
+  _check_integers(
+      1,
       NUM_STEPS=num_steps,
       BATCH_SIZE=batch_size,
       num_microbatches=num_microbatches,
-      log_every_steps=log_every_steps,
-      save_every_steps=save_every_steps,
+      LOG_EVERY_STEPS=log_every_steps,
+      SAVE_EVERY_STEPS=save_every_steps,
   )
+  _check_integers(0, SEED=seed, EVAL_EVERY_STEPS=eval_every_steps)
   device_mesh = mesh.make()
-  rows = device_mesh.shape['replica'] * device_mesh.shape['data']
-  if batch_size % (rows * num_microbatches):
-    raise ValueError(
-        f'BATCH_SIZE={batch_size} is not divisible by {rows} (replica x data) x '
-        f'{num_microbatches} (num_microbatches).'
-    )
+  _check_divisible(batch_size, device_mesh, num_microbatches)
   batch_spec = trainer_lib.select_batch(
       dataset.batch_spec('train', batch_size), objective.batch_keys
   )
@@ -86,10 +84,11 @@ def train(
       objective=objective,
       optimizer=optimizer.make(num_steps),
       mesh=device_mesh,
-      trainable=tuple(trainable),
+      trainable=trainable,
       num_microbatches=num_microbatches,
       seed=seed,
   )
+  check_evaluators(evaluators, objective, batch_size)
   if dry_run:
     dry_run_lib.report(trainer, batch_spec)
     return
@@ -99,13 +98,13 @@ def train(
       trainer, batch_spec, checkpoints, init_from, dataset.identity
   )
   start_step = int(state.step)
-  if start_step >= num_steps and (pathlib.Path(workdir) / DONE_FILE).exists():
+  if _is_done(workdir, start_step, num_steps):
     print(f'{workdir} is at its last step, {start_step}: nothing to do.')
     return
   run_logging.write_run_info(
       workdir,
       seed=seed,
-      num_params=_count(state.trainable) + _count(state.frozen),
+      num_params=_count((state.trainable, state.frozen)),
       num_trainable=_count(state.trainable),
       split_rule=dataset.split_rule.name,
       split_fingerprint=dataset.fingerprint,
@@ -118,7 +117,7 @@ def train(
       num_hosts=jax.process_count(),
   )
   step_fn = trainer.compile_step(state, batch_spec)
-  schedule = optimizer.schedule(num_steps)
+  rates = _learning_rates(optimizer, num_steps)
   with run_logging.RunLogger(
       workdir,
       num_steps=num_steps,
@@ -130,7 +129,7 @@ def train(
       state, scalars = step_fn(
           state, trainer.device_batch({key: batch[key] for key in batch_spec})
       )
-      logger.log(step, {**scalars, 'learning_rate': schedule(step - 1)})
+      logger.log(step, {**scalars, 'learning_rate': rates[step - 1]})
       last = step == num_steps
       if last or step % save_every_steps == 0:
         logger.flush()  # A step that is not finite is not saved.
@@ -168,11 +167,57 @@ def _evaluate(
   return evaluations
 
 
+def _learning_rates(
+    optimizer: optimizers.AdamW, num_steps: int
+) -> np.ndarray:
+  """f32[num_steps], at once: one by one they would slow small steps down."""
+  schedule = jax.jit(optimizer.schedule(num_steps))
+  return np.asarray(schedule(np.arange(num_steps)))
+
+
+def _is_done(workdir: str, step: int, num_steps: int) -> bool:
+  """Whether nothing is left to do; raises ValueError if it is past its end."""
+  if step > num_steps:
+    raise ValueError(
+        f'{workdir} is at step {step}, past NUM_STEPS={num_steps}: give '
+        'another --workdir.'
+    )
+  done = pathlib.Path(workdir) / DONE_FILE
+  if step < num_steps:
+    done.unlink(missing_ok=True)  # The run goes on to a later last step.
+  return done.exists()
+
+
 def _count(params: Any) -> int:
   return sum(x.size for x in jax.tree.leaves(params))
 
 
-def _check_positive(**values: int) -> None:
+def check_evaluators(
+    evaluators: Sequence[evaluator_lib.Evaluator],
+    objective: objective_lib.Objective,
+    batch_size: int,
+) -> None:
+  """Raises ValueError where a split is empty or lacks what is read from it."""
+  for evaluator in evaluators:
+    spec = evaluator.dataset.batch_spec(evaluator.split, batch_size)
+    trainer_lib.select_batch(spec, objective.predict_keys)
+
+
+def _check_integers(minimum: int, **values: int) -> None:
   for name, value in values.items():
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-      raise ValueError(f'{name} must be a positive integer, not {value!r}.')
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or value < minimum:
+      raise ValueError(
+          f'{name} must be an integer of at least {minimum}, not {value!r}.'
+      )
+
+
+def _check_divisible(
+    batch_size: int, mesh: jax.sharding.Mesh, num_microbatches: int
+) -> None:
+  rows = mesh.shape['replica'] * mesh.shape['data']
+  if batch_size % (rows * num_microbatches):
+    raise ValueError(
+        f'BATCH_SIZE={batch_size} is not divisible by {rows} (replica x data) '
+        f'x {num_microbatches} (num_microbatches).'
+    )

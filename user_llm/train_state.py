@@ -50,6 +50,10 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
   Raises:
     ValueError: a pattern that decides nothing, or nothing trains.
   """
+  if isinstance(patterns, str):
+    raise ValueError(
+        f'TRAINABLE must be a tuple of texts, such as ({patterns!r},).'
+    )
   rules = [(_compiled(p), not p.startswith('!')) for p in patterns]
   deciding = set()
   trainable, frozen = {}, {}

@@ -34,7 +34,7 @@ class Trainer:
   objective: objective_lib.Objective
   optimizer: optax.GradientTransformation
   mesh: jax.sharding.Mesh
-  trainable: tuple[str, ...] = ('.*',)
+  trainable: Sequence[str] = ('.*',)
   num_microbatches: int = 1
   seed: int = 0
 
@@ -113,7 +113,7 @@ class Trainer:
     (how many they are), `grad_norm` and the objective's own metrics.
     """
     batch = {
-        key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._batch_sharding)
+        key: _with_sharding(x, self._batch_sharding)
         for key, x in batch_spec.items()
     }
     with jax.set_mesh(self.mesh):

@@ -69,8 +69,8 @@ def test_rotary():
     for i in range(3):
       turn = np.exp(1j * position * 10_000.0 ** (-2 * i / 6))
       expected = (x[0, t, :, i] + 1j * x[0, t, :, i + 3]) * turn
-      np.testing.assert_allclose(found[0, t, :, i], expected.real, atol=1e-4)
-      np.testing.assert_allclose(found[0, t, :, i + 3], expected.imag, atol=1e-4)
+      pair = found[0, t, :, i] + 1j * found[0, t, :, i + 3]
+      np.testing.assert_allclose(pair, expected, atol=1e-4)
 
 
 def test_rotary_scores_depend_on_the_distance_only():

@@ -122,8 +122,9 @@ def test_random_mask_statistics(keep_rate):
 
 def test_random_mask_of_consecutive_steps():
   """fold_in(key, step) gives unrelated masks, element by element."""
+  key = jax.random.key(0)
   masks = np.stack([
-      layers.random_mask(jax.random.fold_in(jax.random.key(0), step), 0.5, (64,))
+      layers.random_mask(jax.random.fold_in(key, step), 0.5, (64,))
       for step in range(200)
   ])
   assert len({mask.tobytes() for mask in masks}) == 200
@@ -159,6 +160,7 @@ def test_dropout_is_the_same_on_any_mesh():
   sharding = jax.sharding.NamedSharding(
       mesh, jax.sharding.PartitionSpec('data', 'model')
   )
+  x_sharded = jax.device_put(x, sharding)
   with jax.set_mesh(mesh):
-    sharded = jax.jit(lambda x: _dropout(x, 0.3, 0))(jax.device_put(x, sharding))
+    sharded = jax.jit(lambda x: _dropout(x, 0.3, 0))(x_sharded)
   np.testing.assert_array_equal(sharded == 0, _dropout(x, 0.3, 0) == 0)

@@ -25,7 +25,7 @@ _LENGTH = 6
 def _objective(**fields):
   encoder = user_encoder.UserEncoderConfig(
       schema=_SCHEMA, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=16,
-      feature_embed_dim=4, max_length=_LENGTH, dropout_rate=0.1,
+      feature_embed_dim=4, dropout_rate=0.1,
   )
   return next_event.NextEvent(encoder=encoder, **fields)
 

@@ -14,7 +14,9 @@ from user_llm import partitioning
 Initializer = Callable[..., jax.Array]
 
 embedding_init = nn.initializers.normal(stddev=0.02)
-kernel_init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+kernel_init = nn.initializers.variance_scaling(
+    1.0, 'fan_in', 'truncated_normal'
+)
 
 
 def compute_dtype() -> jnp.dtype:
@@ -45,8 +47,8 @@ class Dense(nn.Module):
         partitioning.param(self.init, self.names),
         (x.shape[-1], self.features),
     )
-    # As one matrix: XLA's CPU is a fifth slower at a kernel's gradient when that
-    # sums over two axes.
+    # As one matrix: XLA's CPU is a fifth slower at a kernel's gradient when
+    # that sums over two axes.
     y = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
     y = y.reshape(*x.shape[:-1], self.features)
     if self.use_bias:

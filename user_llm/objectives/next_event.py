@@ -64,7 +64,8 @@ class NextEvent:
   def init(
       self, rng: jax.Array, batch: objective_lib.Batch
   ) -> objective_lib.Params:
-    variables = self._module.init(rng, *user_encoder.inputs(batch, self.encoder))
+    inputs = user_encoder.inputs(batch, self.encoder)
+    variables = self._module.init(rng, *inputs)
     return {'user_encoder': variables['params']}
 
   def loss(

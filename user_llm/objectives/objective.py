@@ -1,4 +1,4 @@
-"""What the trainer and the evaluators know of a model: this, and nothing else."""
+"""What the trainer and the evaluators know of a model, and all they know."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol

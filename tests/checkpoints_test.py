@@ -1,0 +1,225 @@
+"""Saved and restored bit by bit, on any mesh; what does not fit is refused."""
+
+import jax
+import numpy as np
+import pytest
+
+import fixtures
+import small_run
+from user_llm import checkpoints as checkpoints_lib
+from user_llm import optimizers
+from user_llm import partitioning
+from user_llm import train_state
+from user_llm import trainer as trainer_lib
+
+pytestmark = pytest.mark.usefixtures('compilation_cache')
+
+_IDENTITY = {'catalogue': 'c0'}
+
+
+def _trainer(data_dir, mesh=partitioning.MeshConfig(model=4), **fields):
+  optimizer = optimizers.AdamW(learning_rate=0.01, warmup_steps=1)
+  return trainer_lib.Trainer(
+      objective=small_run.objective(data_dir),
+      optimizer=optimizer.make(10),
+      mesh=mesh.make(),
+      **fields,
+  )
+
+
+def _restored(trainer, data_dir, folder, init_from=(), identity=None, **fields):
+  return checkpoints_lib.restore_or_initialise(
+      trainer,
+      small_run.spec(data_dir),
+      checkpoints_lib.Checkpoints(str(folder)),
+      init_from,
+      identity or _IDENTITY,
+      **fields,
+  )
+
+
+def _flat(tree):
+  return train_state.flatten(jax.device_get(tree))
+
+
+def _assert_equal(found, wanted):
+  found, wanted = jax.device_get((found, wanted))
+  assert jax.tree.structure(found) == jax.tree.structure(wanted)
+  for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted)):
+    np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.fixture(name='trained', scope='module')
+def _trained(tiny_dataset, tmp_path_factory):
+  """A workdir with checkpoints of steps 2 and 3, of three; their states."""
+  folder = tmp_path_factory.mktemp('trained')
+  trainer = _trainer(tiny_dataset)
+  spec = small_run.spec(tiny_dataset)
+  state, identity = _restored(trainer, tiny_dataset, folder)
+  step = trainer.compile_step(state, spec)
+  checkpoints = checkpoints_lib.Checkpoints(str(folder))
+  states = {}
+  for batch in small_run.batches(tiny_dataset, 4):
+    batch = trainer.device_batch({key: batch[key] for key in spec})
+    # What is being written at this moment is donated to the next step.
+    state, _ = step(state, batch)
+    states[int(state.step)] = jax.tree.map(np.array, state)
+    if int(state.step) < 4:
+      checkpoints.save(state, identity)
+  checkpoints.wait()
+  return folder, states
+
+
+def test_the_newest_two_are_kept(trained):
+  assert checkpoints_lib.Checkpoints(str(trained[0])).steps() == [2, 3]
+
+
+def test_restored_bit_by_bit(tiny_dataset, trained):
+  folder, states = trained
+  trainer = _trainer(tiny_dataset)
+  state, identity = _restored(trainer, tiny_dataset, folder)
+  assert identity == _IDENTITY
+  assert int(state.step) == 3
+  _assert_equal(state, states[3])
+
+
+def test_restored_onto_another_mesh(tiny_dataset, trained):
+  folder, states = trained
+  trainer = _trainer(tiny_dataset, partitioning.MeshConfig(replica=2))
+  state, _ = _restored(trainer, tiny_dataset, folder, step=2)
+  _assert_equal(state, states[2])
+  abstract = trainer.abstract_state(small_run.spec(tiny_dataset))
+  for mine, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(abstract)):
+    assert mine.sharding.is_equivalent_to(theirs.sharding, mine.ndim)
+
+
+def test_looking_makes_no_folder(tmp_path):
+  checkpoints = checkpoints_lib.Checkpoints(str(tmp_path / 'work'))
+  assert checkpoints.steps() == []
+  checkpoints.wait()
+  assert not (tmp_path / 'work').exists()
+
+
+def test_init_from(tiny_dataset, trained, tmp_path):
+  """Everything under a prefix but what is new; the optimizer starts anew."""
+  folder, states = trained
+  trainer = _trainer(tiny_dataset, trainable=('!.*embeds', '.*'))
+  source = checkpoints_lib.InitFrom(
+      path=str(folder), prefix='user_encoder', new=('user_encoder/heads',)
+  )
+  with pytest.raises(ValueError, match='only in the .*: user_encoder/heads'):
+    _restored(trainer, tiny_dataset, tmp_path, [source])
+  source = checkpoints_lib.InitFrom(path=str(folder), prefix='user_encoder')
+  state, identity = _restored(trainer, tiny_dataset, tmp_path, [source])
+  merged = train_state.merge(state.trainable, state.frozen)
+  _assert_equal(merged, states[3].trainable)
+  assert int(state.step) == 0
+  assert not any(np.any(x) for x in jax.tree.leaves(state.opt_state))
+  frozen = {
+      path: value
+      for path, value in _flat(states[3].trainable).items()
+      if 'embeds' in path
+  }
+  assert identity == {
+      **_IDENTITY, 'frozen': checkpoints_lib.digest(frozen)
+  }
+
+
+def test_init_from_a_part(tiny_dataset, trained, tmp_path):
+  folder, states = trained
+  trainer = _trainer(tiny_dataset, seed=1)
+  source = checkpoints_lib.InitFrom(
+      path=str(folder), prefix='user_encoder/blocks_0'
+  )
+  state, _ = _restored(trainer, tiny_dataset, tmp_path, [source])
+  old, new = _flat(states[3].trainable), _flat(state.trainable)
+  for path, value in new.items():
+    if path.startswith('user_encoder/blocks_0/'):
+      np.testing.assert_array_equal(value, old[path])
+    elif path.endswith('kernel'):
+      assert np.any(value != old[path]), path
+
+
+@pytest.mark.parametrize(
+    ['fields', 'message'],
+    [
+        ({'path': 'nowhere'}, "INIT_FROM 'user_encoder': no checkpoint"),
+        ({'prefix': 'encoder'}, "INIT_FROM 'encoder': .*parameters start with"),
+        ({'prefix': 'user_encoder/'}, "INIT_FROM 'user_encoder/'"),
+        ({'new': ('user_encoder/nothing',)}, "'user_encoder/nothing' matches"),
+    ],
+)
+def test_init_from_errors(tmp_path, trained, fields, message):
+  fields = {'path': str(trained[0]), 'prefix': 'user_encoder', **fields}
+  fields['path'] = str(tmp_path / fields['path'])
+  params = _flat(trained[1][3].trainable)
+  with pytest.raises(ValueError, match=message):
+    checkpoints_lib.InitFrom(**fields).load(params, _IDENTITY)
+
+
+def test_init_from_missing_and_left_over_keys(trained):
+  params = _flat(trained[1][3].trainable)
+  source = checkpoints_lib.InitFrom(path=str(trained[0]), prefix='user_encoder')
+  more = {**params, 'user_encoder/gate': np.zeros(1), 'other': np.zeros(1)}
+  with pytest.raises(ValueError, match='not in the .*: user_encoder/gate'):
+    source.load(more, _IDENTITY)
+  source = checkpoints_lib.InitFrom(
+      path=str(trained[0]), prefix='user_encoder', new=('.*gate',)
+  )
+  assert source.load(more, _IDENTITY).keys() == params.keys()
+  fewer = {k: v for k, v in params.items() if 'heads_genre' not in k}
+  with pytest.raises(ValueError, match='only in the .*heads_genre/kernel'):
+    source.load({**fewer, 'user_encoder/gate': np.zeros(1)}, _IDENTITY)
+  name = 'user_encoder/projection/kernel'
+  other = {**more, name: np.zeros((25, 16))}
+  with pytest.raises(ValueError, match=rf'{name}: \(24, 16\) in .* \(25'):
+    source.load(other, _IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ['identity', 'mend'],
+    [
+        ({'catalogue': 'c1'}, 'catalogue c0.* has c1: DATA_DIR must be'),
+    ],
+)
+def test_other_data(tiny_dataset, trained, identity, mend):
+  trainer = _trainer(tiny_dataset)
+  with pytest.raises(ValueError, match=mend):
+    _restored(trainer, tiny_dataset, trained[0], identity=identity)
+  source = checkpoints_lib.InitFrom(path=str(trained[0]), prefix='user_encoder')
+  with pytest.raises(ValueError, match=mend):
+    source.load(_flat(trained[1][3].trainable), identity)
+
+
+def test_identities():
+  checkpoints_lib.check_identity({'catalogue': 'c'}, {'vocabulary': 'v'}, 'x')
+  for key, macro in {
+      'catalogue': 'DATA_DIR', 'vocabulary': 'VOCABULARY', 'frozen': 'INIT_FROM'
+  }.items():
+    with pytest.raises(ValueError, match=f'x was made with {key} a.*{macro}'):
+      checkpoints_lib.check_identity({key: 'a'}, {key: 'b'}, 'x')
+
+
+def test_another_catalogue_has_another_identity(tiny_dataset, tmp_path):
+  other = fixtures.write_dataset(tmp_path / 'other', num_items=39)
+  mine = small_run.dataset(tiny_dataset).identity
+  assert mine['catalogue'] != small_run.dataset(other).identity['catalogue']
+
+
+def test_a_step_that_is_not_there(tiny_dataset, trained):
+  with pytest.raises(ValueError, match=r'No checkpoint of step 1.*\[2, 3\]'):
+    _restored(_trainer(tiny_dataset), tiny_dataset, trained[0], step=1)
+
+
+def test_another_choice_of_what_trains(tiny_dataset, trained):
+  trainer = _trainer(tiny_dataset, trainable=('user_encoder/heads',))
+  with pytest.raises(ValueError, match='does not fit MODEL'):
+    _restored(trainer, tiny_dataset, trained[0])
+
+
+def test_digest():
+  params = {'a': np.arange(3.0), 'b': np.ones(2)}
+  same = {'b': np.ones(2), 'a': np.arange(3.0)}
+  assert checkpoints_lib.digest(params) == checkpoints_lib.digest(same)
+  same['a'][1] += 1e-12
+  assert checkpoints_lib.digest(params) != checkpoints_lib.digest(same)
