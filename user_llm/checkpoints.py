@@ -29,6 +29,9 @@ _MENDS = {
 class Checkpoints:
   """The checkpoints of one workdir.
 
+  As a context manager it waits at the end, after an error too, for what is
+  being saved.
+
   Args:
     workdir: They are in its folder `checkpoints`.
     keep: How many of the newest to keep.
@@ -39,6 +42,12 @@ class Checkpoints:
     self._keep = keep
     # Opened late: to look into a workdir must not make a folder there.
     self._manager = self._open(create=False) if self._path.is_dir() else None
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *unused: Any) -> None:
+    self.wait()
 
   def _open(self, create: bool) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(

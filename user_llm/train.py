@@ -118,7 +118,7 @@ def train(
   )
   step_fn = trainer.compile_step(state, batch_spec)
   rates = _learning_rates(optimizer, num_steps)
-  with run_logging.RunLogger(
+  with checkpoints, run_logging.RunLogger(
       workdir,
       num_steps=num_steps,
       start_step=start_step,
@@ -140,7 +140,6 @@ def train(
         evaluators, trainer, state, logger, num_steps, full=True
     ):
       evaluation.write(workdir, num_steps, seed)
-    checkpoints.wait()
   run_logging.write_run_info(
       workdir,
       finished=run_logging.timestamp(),
