@@ -118,7 +118,6 @@ def _ours(
           embed_dim=_WIDTH,
           num_heads=1,
           mlp_dim=_WIDTH,
-          max_length=_LENGTH,
           dropout_rate=_DROPOUT,
       )
   )
