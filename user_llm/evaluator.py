@@ -180,6 +180,7 @@ class RankingEvaluator:
   ) -> Evaluation:
     """See `Evaluator.evaluate`."""
     ranks: dict[str, list[np.ndarray]] = {'all': [], 'unseen': []}
+    nats: list[np.ndarray] = []
     examples: list[Mapping[str, Any]] = []
     for batch, out in predictions(
         compiled_predict(objective),
@@ -191,11 +192,14 @@ class RankingEvaluator:
     ):
       for policy, parts in ranks.items():
         parts.append(out[f'rank_{policy}'])
+      nats.append(-out['label_score'])
       if full and not examples:
         examples = self._examples(batch, out)
     model = metrics_lib.both_policies(
         {policy: np.concatenate(parts) for policy, parts in ranks.items()}
     )
+    # -log p(item): comparable with a language model's -log p(title).
+    model['answer_nats'] = metrics_lib.estimate(np.concatenate(nats))
     rows = {self.row: model}
     if full:
       rows |= item_floors(self.dataset, self.split)

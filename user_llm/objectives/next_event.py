@@ -107,7 +107,8 @@ class NextEvent:
       `rank_all`, `rank_unseen` i32[B]: 1 + the other items that score at least
       as much as the label (ties count against us), among all items and among
       those not in the history. `top_all`, `top_unseen` i32[B, 10] and their
-      log-probabilities among all items, `score_all`, `score_unseen`.
+      log-probabilities among all items, `score_all`, `score_unseen`, and the
+      label's, `label_score`.
     """
     variables = {'params': params['user_encoder']}
     x_BLD = self._module.apply(
@@ -137,7 +138,7 @@ def rank_items(
   is_label_BV = jnp.arange(scores_BV.shape[1]) == label_B[:, None]
   label_score_B1 = jnp.take_along_axis(scores_BV, label_B[:, None], axis=1)
   unseen_BV = jnp.where(seen_BV & ~is_label_BV, -jnp.inf, scores_BV)
-  out = {}
+  out = {'label_score': label_score_B1[:, 0]}
   for policy, policy_BV in (('all', scores_BV), ('unseen', unseen_BV)):
     # Not `>=`: a NaN must not come out as the best rank.
     ahead_BV = ~(policy_BV < label_score_B1) & ~is_label_BV

@@ -7,13 +7,15 @@ import pathlib
 from typing import Any
 
 CEILINGS = ('bayes_optimal', 'counting_oracle')
-FLOORS = ('popularity', 'markov')
+FLOORS = ('popularity', 'markov', 'most_frequent_genre')
 _ORDER = ('user_llm', 'encoder_head', *FLOORS, *CEILINGS)
 _TASK_KINDS = {
     'events': 'next item',
     'next_item': 'next item',
     'favourite_genre': 'favourite genre',
 }
+# -log p(answer): in the JSON files and the curves, no measure of the answers.
+_NO_COLUMN = ('answer_nats',)
 _METRIC_ORDER = ('recall@1', 'recall@5', 'recall@10', 'ndcg@10', 'mrr')
 
 
@@ -207,6 +209,7 @@ def _rows(run: Run, evaluation: dict[str, Any]) -> list[Row]:
           metrics={
               name: Estimate(mean=value['mean'], stderr=value.get('stderr'))
               for name, value in metrics.items()
+              if name not in _NO_COLUMN
           },
           run=run.name,
           task=evaluation['task'],

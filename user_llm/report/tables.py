@@ -14,6 +14,7 @@ MODEL_LABELS = {
     'encoder_head': 'Encoder head',
     'popularity': 'Popularity',
     'markov': 'Markov',
+    'most_frequent_genre': 'Most frequent genre',
     'bayes_optimal': 'Bayes-optimal',
     'counting_oracle': 'Counting oracle',
 }
