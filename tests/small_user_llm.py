@@ -1,0 +1,128 @@
+"""Workdirs of tiny models with random parameters, as training leaves them."""
+
+import copy
+import pathlib
+from typing import Any
+
+import gin
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from user_llm import checkpoints
+from user_llm import gin_utils
+from user_llm import train_state
+from user_llm import trainer
+from user_llm.data import pipeline
+from user_llm.data import vocabulary as vocabulary_lib
+from user_llm.objectives import conditioned_lm
+
+_ENCODER = '''
+include 'models/user_encoder.gin'
+ENCODER_LAYERS = 1
+ENCODER_DIM = 16
+ENCODER_HEADS = 2
+ENCODER_MLP_DIM = 16
+HISTORY_LENGTH = 12
+NUM_STEPS = 200
+BATCH_SIZE = 8
+LEARNING_RATE = 1e-2
+'''
+ENCODER = "include 'runs/pretrain_encoder.gin'\n" + _ENCODER
+USER_LLM = '''
+include 'models/decoder_small.gin'
+include 'models/no_resampler.gin'
+include 'runs/contextualize.gin'
+DECODER_LAYERS = 1
+DECODER_DIM = 16
+DECODER_HEADS = 2
+DECODER_KV_HEADS = 1
+DECODER_HEAD_DIM = 8
+DECODER_MLP_DIM = 16
+SCAN_UNROLL = 1
+TARGETS_PER_EXAMPLE = 2
+ENCODER_CHECKPOINT = ''
+DECODER_CHECKPOINT = ''
+TASK_SHARES = (1, 1)
+BEAM_SIZE = 64
+INIT_FROM = ()
+''' + _ENCODER
+
+
+def write_workdir(
+    workdir: pathlib.Path, config: str, **macros: Any
+) -> tuple[dict[str, Any], Any]:
+  """Saves a config and a checkpoint of step 3 with random parameters.
+
+  Returns:
+    What the macros OBJECTIVE, DATASET, OPTIMIZER, TEST_EVALUATORS stand for, in
+    lower case, and the parameters.
+  """
+  workdir.mkdir(parents=True)
+  path = workdir / 'config.gin'
+  lines = [f'{name} = {value!r}\n' for name, value in macros.items()]
+  path.write_text(config + ''.join(lines))
+  gin.clear_config()
+  gin_utils.load_config([str(path)])
+  names = ('OBJECTIVE', 'DATASET', 'OPTIMIZER', 'TEST_EVALUATORS')
+  parts = {n.lower(): copy.deepcopy(gin.query_parameter(f'%{n}')) for n in names}
+  gin.clear_config()
+
+  one_device = jax.make_mesh(
+      (1, 1, 1), ('replica', 'data', 'model'), devices=jax.devices()[:1],
+      axis_types=(jax.sharding.AxisType.Auto,) * 3,
+  )
+  owner = trainer.Trainer(
+      objective=parts['objective'],
+      optimizer=parts['optimizer'].make(200),
+      mesh=one_device,
+  )
+  spec = trainer.select_batch(
+      parts['dataset'].batch_spec('train', 8), parts['objective'].batch_keys
+  )
+  rng = np.random.default_rng(0)
+  # The shapes alone are asked for: nothing is compiled.
+  state = jax.tree.map(
+      lambda x: jnp.asarray(0.3 * rng.normal(size=x.shape), x.dtype),
+      owner.abstract_state(spec),
+  )
+  state = state._replace(step=jnp.int32(3))
+  saved = checkpoints.Checkpoints(str(workdir))
+  saved.save(state, parts['dataset'].identity)
+  saved.wait()
+  return parts, train_state.merge(state.trainable, state.frozen)
+
+
+def answer_scores(
+    objective: conditioned_lm.ConditionedLM,
+    params: Any,
+    dataset: pipeline.Dataset,
+    users: dict[str, np.ndarray],
+) -> np.ndarray:
+  """f[B, A]: log p of every answer of a task, each scored by itself.
+
+  Args:
+    objective: The model.
+    params: Of the model.
+    dataset: Its question and answers, by their ids from 1.
+    users: `UserLLMConfig.user_keys` of B users.
+  """
+  question = dataset.answers.prompt.tolist()
+  rows = [
+      question + row[row > 0].tolist() for row in dataset.answers.tokens[1:]
+  ]
+  width = max(map(len, rows))
+  target = np.array([row + [0] * (width - len(row)) for row in rows])
+  columns = np.arange(width)
+  weights = (target > 0) & (columns >= len(question))
+  inputs = np.insert(target, 0, vocabulary_lib.BOS_ID, axis=1)[:, :-1]
+  num = len(users['history_end'])
+  text = {
+      'input_tokens': inputs,
+      'target_tokens': target,
+      'loss_weights': weights.astype(np.float32),
+  }
+  batch = {key: users[key] for key in objective.model.user_keys}
+  batch |= {k: np.tile(v, (num, 1, 1)) for k, v in text.items()}
+  batch['history_end'] = np.tile(users['history_end'], (1, len(rows)))
+  return -np.asarray(jax.jit(objective.predict)(params, batch)['answer_nats'])
