@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 
+import numpy as np
 import pytest
 
 import small_run
@@ -57,7 +58,11 @@ def test_it_measures_what_training_measured(
 ):
   shutil.rmtree(workdir / 'eval')
   _evaluate(tiny_dataset, workdir)
-  assert _result(workdir)['models'] == _result(finished)['models']
+  found, wanted = _result(workdir)['models'], _result(finished)['models']
+  # Compiled anew, the log-probabilities may differ in their last bit.
+  nats = [m['encoder_head'].pop('answer_nats')['mean'] for m in (found, wanted)]
+  np.testing.assert_allclose(*nats, rtol=1e-5)
+  assert found == wanted
   out = capsys.readouterr().out
   assert 'tiny_events validation: n=24, leave_one_out' in out
   assert out.count('recall@10/unseen') == 3

@@ -30,7 +30,6 @@ _SCHEMA = schema.EventSchema(
 def _objective(has_user=True, resample=False):
   encoder = user_encoder.UserEncoderConfig(
       schema=_SCHEMA, num_layers=1, embed_dim=8, num_heads=2, mlp_dim=8,
-      max_length=_EVENTS,
   )
   perceiver = resampler.ResamplerConfig(
       num_layers=1, num_latents=3, embed_dim=8, num_heads=2, mlp_dim=8

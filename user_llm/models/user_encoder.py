@@ -60,6 +60,12 @@ class UserEncoderConfig:
           f'UserEncoderConfig.embed_dim={self.embed_dim} is not divisible by '
           f'num_heads={self.num_heads}.'
       )
+    if self.embed_dim // self.num_heads % 2:
+      raise ValueError(
+          'UserEncoderConfig: head width '
+          f'{self.embed_dim // self.num_heads} must be even, since rotary '
+          'positions turn pairs; change num_heads.'
+      )
     is_number = isinstance(self.dropout_rate, (int, float))
     if not is_number or not 0.0 <= self.dropout_rate < 1.0:
       raise ValueError(
