@@ -1,0 +1,172 @@
+"""Questions in, answers out: exact answers, order, and each kind of bad input."""
+
+import json
+import os
+
+import gin
+import numpy as np
+import pytest
+import small_user_llm
+
+from user_llm import infer as infer_lib
+from user_llm import main as main_lib
+from user_llm.data import requests
+
+_SEEN = ['s3', 'Film 7 (1957)', 's40']
+
+
+def _event(item, rating=4):
+  return {'item': item, 'rating': rating}
+
+
+def _user(name, question, items=tuple(_SEEN)):
+  history = [_event(item) for item in items]
+  return {'user': name, 'history': history, 'question': question}
+
+
+@pytest.fixture(name='model', scope='module')
+def _model(tmp_path_factory, tiny_dataset, tiny_vocabulary):
+  workdir = tmp_path_factory.mktemp('infer') / 'run'
+  parts, params = small_user_llm.write_workdir(
+      workdir,
+      small_user_llm.USER_LLM,
+      DATA_DIR=tiny_dataset,
+      VOCABULARY=tiny_vocabulary,
+  )
+  return workdir, parts, params
+
+
+@pytest.fixture(name='clean', autouse=True)
+def _clean(monkeypatch, tmp_path):
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'jax'))
+  monkeypatch.setenv('TF_CPP_MIN_LOG_LEVEL', '2')
+  gin.clear_config()
+  yield
+  gin.clear_config()
+
+
+def _write(path, lines):
+  path.write_text(
+      '\n'.join(x if isinstance(x, str) else json.dumps(x) for x in lines)
+  )
+  return str(path)
+
+
+def _infer(model, tmp_path, lines, **arguments):
+  workdir, parts, _ = model
+  output = tmp_path / 'out.jsonl'
+  parts = {k: v for k, v in parts.items() if k != 'test_evaluators'}
+  infer_lib.infer(
+      workdir=str(workdir),
+      input=_write(tmp_path / 'users.jsonl', lines),
+      output=str(output),
+      evaluators=model[1]['test_evaluators'],
+      num_steps=200,
+      batch_size=8,
+      **(parts | arguments),
+  )
+  return [json.loads(line) for line in output.read_text().splitlines()]
+
+
+def _main(workdir, tmp_path, lines, *flags):
+  return main_lib.main([
+      'infer',
+      f'--workdir={workdir}',
+      f'--input={_write(tmp_path / "users.jsonl", lines)}',
+      f'--output={tmp_path / "out.jsonl"}',
+      *flags,
+  ])
+
+
+def test_answers_equal_exhaustive_scoring(model, tmp_path):
+  _, parts, params = model
+  lines = [
+      _user('u1', 'next_item'),
+      _user('ü2', 'favourite_genre', ['s1']),
+      _user('u3', 'next_item', [f's{i}' for i in range(1, 20)]),
+  ]
+  found = _infer(model, tmp_path, lines, num_answers=7)
+  assert [line['user'] for line in found] == ['u1', 'ü2', 'u3']
+  assert [line['question'] for line in found] == [x['question'] for x in lines]
+
+  evaluators = {e.dataset.task: e for e in parts['test_evaluators']}
+  dataset = parts['dataset']
+  reader = requests.RequestReader(dataset.schema, dataset.catalogue)
+  users = list(reader.read(str(tmp_path / 'users.jsonl')))
+  batch = requests.batch(users, dataset.schema, 12, rows=3)
+  for i, line in enumerate(found):
+    task = evaluators[line['question']].dataset
+    scores = small_user_llm.answer_scores(
+        parts['objective'], params, task, batch
+    )[i]
+    texts = task.answers.texts
+    if line['question'] == 'next_item':
+      seen = [e['item'] - 1 for e in users[i].events]
+      scores[seen] = -np.inf
+    order = np.argsort(-scores)[:7]
+    order = order[np.isfinite(scores[order])]
+    assert [a['text'] for a in line['answers']] == [texts[j] for j in order]
+    np.testing.assert_allclose(
+        [a['score'] for a in line['answers']], scores[order], atol=1e-3
+    )
+
+
+def test_from_the_command_line(model, tmp_path, capsys):
+  lines = [_user('u1', 'next_item')]
+  assert _main(model[0], tmp_path, lines, '--gin.NUM_ANSWERS=3') == 0
+  assert '1 answers -> ' in capsys.readouterr().out
+  (answer,) = map(json.loads, (tmp_path / 'out.jsonl').open())
+  assert answer['user'] == 'u1' and len(answer['answers']) == 3
+  titles = {a['text'] for a in answer['answers']}
+  assert not titles & {'Film 3 (1953)', 'Film 7 (1957)', 'Film 40 (1990)'}
+
+
+@pytest.mark.parametrize(
+    ['line', 'message'],
+    [
+        (_user('u', 'next_item', ['Casablanca']), "'Casablanca' is neither"),
+        (_user('u', 'next_book'), 'answers next_item, favourite_genre'),
+        (_user('u', None), '"question" is None'),
+        ('{"user": "u1", "history": [', 'not JSON'),
+        (_user('u', 'next_item', []), '"history" is empty'),
+        (
+            {'user': 'u', 'history': ['s1'], 'question': 'next_item'},
+            "reads 'rating'",
+        ),
+        (
+            {'history': [_event('s1', 9)], 'question': 'next_item'},
+            'rating 9 is unknown',
+        ),
+    ],
+)
+def test_bad_input(model, tmp_path, capsys, line, message):
+  lines = [_user('u0', 'next_item'), '', line]
+  assert _main(model[0], tmp_path, lines) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and 'Traceback' not in error
+  assert f'{tmp_path / "users.jsonl"}, line 3: ' in error
+  assert message in error
+  assert os.listdir(tmp_path) == ['users.jsonl']
+
+
+def test_missing_input(model, tmp_path, capsys):
+  missing = f'--input={tmp_path / "none.jsonl"}'
+  assert _main(model[0], tmp_path, [_user('u', 'next_item')], missing) == 2
+  assert 'none.jsonl does not exist' in capsys.readouterr().err
+  assert not (tmp_path / 'out.jsonl').exists()
+
+
+def test_missing_step(model, tmp_path, capsys):
+  lines = [_user('u0', 'next_item')]
+  assert _main(model[0], tmp_path, lines, '--gin.STEP=4') == 2
+  assert 'No checkpoint of step 4; there are [3]' in capsys.readouterr().err
+  assert os.listdir(tmp_path) == ['users.jsonl']
+
+
+def test_a_run_that_answers_nothing(tmp_path, tiny_dataset):
+  workdir = tmp_path / 'encoder'
+  parts, _ = small_user_llm.write_workdir(
+      workdir, small_user_llm.ENCODER, DATA_DIR=tiny_dataset
+  )
+  with pytest.raises(ValueError, match='answers no questions'):
+    _infer((workdir, parts, None), tmp_path, [_user('u', 'next_item')])
