@@ -280,7 +280,7 @@ def _catalogue(items: pl.DataFrame) -> tuple[schema.CatalogueItem, ...]:
           id=row['item_id'],
           source_id=str(row['item']),
           title=row['title'],
-          genres=tuple(row['genre'].split('|')) if 'genre' in row else (),
+          labels=tuple(row['genre'].split('|')) if 'genre' in row else (),
           count=row['count'],
       )
       for row in items.iter_rows(named=True)

@@ -147,7 +147,7 @@ def write_dataset(
           'id': i,
           'source_id': f's{i}',
           'title': f'Film {i} ({1950 + i})',
-          'genres': GENRES[genre_of[i] - 1].split('|'),
+          'labels': GENRES[genre_of[i] - 1].split('|'),
           'count': int(counts[i]),
       }
       out.write(json.dumps(line) + '\n')

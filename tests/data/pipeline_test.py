@@ -137,7 +137,7 @@ def test_favourite_genre_counts_only_what_is_seen(make):
     counts = collections.Counter()
     seen = batch['user_item'][row][batch['user_mask'][row]]
     for when, item in enumerate(seen):
-      for genre in dataset.catalogue[item - 1].genres:
+      for genre in dataset.catalogue[item - 1].labels:
         # The fraction decides ties: the one seen last.
         counts[genre] = int(counts[genre]) + 1 + 1e-3 * when
     best = max(counts, key=lambda g: (counts[g], -names.index(g)))

@@ -21,7 +21,7 @@ _SCHEMA = schema_lib.EventSchema(
 )
 _CATALOGUE = tuple(
     schema_lib.CatalogueItem(
-        id=i, source_id=source, title=title, genres=genres, count=1
+        id=i, source_id=source, title=title, labels=genres, count=1
     )
     for i, (source, title, genres) in enumerate(
         [

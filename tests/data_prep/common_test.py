@@ -75,7 +75,7 @@ def test_encode():
   assert catalogue == [
       (1, '4', 2), (2, '31', 2), (3, '2', 1), (4, '8', 1), (5, '9', 1)
   ]
-  assert encoded.catalogue[4].genres == ('Comedy', 'War')
+  assert encoded.catalogue[4].labels == ('Comedy', 'War')
   assert encoded.schema['genre'].values == ('War', 'Drama', 'Comedy|War')
   # In the order of numbers, not of strings.
   assert encoded.schema['rating'].values == ('0.5', '2.5', '3.0', '10.0')

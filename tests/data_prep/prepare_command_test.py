@@ -63,7 +63,7 @@ def test_prepares_what_tfds_opens(movielens_dir, tmp_path, capsys):
     ratings = [loaded['rating'].values[i - 1] for i in record['rating']]
     assert ratings == [str(row[2]) for row in expected]
     genres = [loaded['genre'].values[i - 1] for i in record['genre']]
-    assert genres == ['|'.join(catalogue[i - 1].genres) for i in record['item']]
+    assert genres == ['|'.join(catalogue[i - 1].labels) for i in record['item']]
     assert record['item'].dtype == np.int32
     assert record['timestamp'].dtype == np.int64
   manifest = json.loads((output / 'manifest.json').read_text())

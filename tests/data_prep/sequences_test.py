@@ -18,7 +18,7 @@ def test_read(tmp_path):
   encoded = common.encode('toy', raw.events, raw.items)
   assert encoded.schema.names == ('item',)
   assert [i.title for i in encoded.catalogue] == ['Item 5', 'Item 7', 'Item 12']
-  assert encoded.catalogue[0].genres == ()
+  assert encoded.catalogue[0].labels == ()
   assert encoded.columns['item'].tolist() == [1, 3, 1, 2, 1]
 
 

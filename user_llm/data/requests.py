@@ -111,7 +111,7 @@ class RequestReader:
       value = fields.get(modality.name)
       if value is None and modality.separator is not None:
         # What is a property of the item need not be said.
-        value = modality.separator.join(self._catalogue[item - 1].genres)
+        value = modality.separator.join(self._catalogue[item - 1].labels)
       ids[modality.name] = self._value(modality, value, where)
     return ids
 

@@ -86,6 +86,12 @@ class EventSchema:
   def names(self) -> tuple[str, ...]:
     return tuple(m.name for m in self.modalities)
 
+  @property
+  def label_modality(self) -> Modality | None:
+    """The genre or category: the modality whose values are sets of labels."""
+    labelled = [m for m in self.modalities if m.separator is not None]
+    return labelled[0] if labelled else None
+
   def select(self, names: Sequence[str]) -> 'EventSchema':
     """The same dataset seen through some of its modalities."""
     return dataclasses.replace(
@@ -129,7 +135,7 @@ class CatalogueItem:
   id: int
   source_id: str  # The id upstream gives it.
   title: str
-  genres: tuple[str, ...]
+  labels: tuple[str, ...]  # Genres or categories.
   count: int  # Events of the prepared dataset that have this item.
 
 
@@ -138,7 +144,7 @@ def load_catalogue(data_dir: str) -> tuple[CatalogueItem, ...]:
   path = pathlib.Path(data_dir) / CATALOGUE_FILE
   with path.open(encoding='utf-8') as lines:
     items = tuple(
-        CatalogueItem(**{**raw, 'genres': tuple(raw['genres'])})
+        CatalogueItem(**{**raw, 'labels': tuple(raw['labels'])})
         for raw in map(json.loads, lines)
     )
   if [item.id for item in items] != list(range(1, len(items) + 1)):

@@ -176,8 +176,8 @@ def text_splits(
   if 'genre' in log.schema.names:
     genres = task_answers(log, 'favourite_genre', vocabulary)
     parts.append((genres, [
-        genres.texts.index(item.genres[item.id % len(item.genres)]) + 1
-        for item in log.catalogue if item.genres
+        genres.texts.index(item.labels[item.id % len(item.labels)]) + 1
+        for item in log.catalogue if item.labels
     ]))
   width = max(answers.length for answers, _ in parts)
   texts = []

@@ -34,7 +34,7 @@ def corpus(data_dir: str) -> list[str]:
   """
   lines = []
   for item in schema_lib.load_catalogue(data_dir):
-    lines += [item.title, *item.genres, *prompts.QUESTIONS.values()]
+    lines += [item.title, *item.labels, *prompts.QUESTIONS.values()]
   return lines
 
 
