@@ -50,6 +50,24 @@ def test_shared_and_own_keys_equal_their_concatenation():
   np.testing.assert_allclose(got, want.reshape(q.shape), atol=1e-5)
 
 
+def test_own_bias_scales_the_weight_of_own_keys():
+  """One more shared key of weight 1 against own keys of weight 1 / 4 each."""
+  shared = attention.KeyValue(
+      np.zeros((1, 1, 1, 1), 'f'), np.full((1, 1, 1, 1), 6, 'f')
+  )
+  own = attention.KeyValue(
+      np.zeros((1, 1, 4, 1, 1), 'f'),
+      np.arange(4, dtype='f').reshape(1, 1, 4, 1, 1),
+  )
+  out = cross_attention.attend_shared(
+      np.ones((1, 1, 1, 1, 1), 'f'),
+      shared,
+      own=own,
+      own_bias_N=np.log(np.full(1, 0.25, 'f')),
+  )
+  np.testing.assert_allclose(out[0, 0, 0, 0, 0], (6 + 1.5) / 2, rtol=1e-6)
+
+
 def test_bias_by_recency():
   """One head, keys and queries zero: attention is softmax of the bias alone."""
   module = cross_attention.RecencyBias(num_heads=2, max_recency=3)

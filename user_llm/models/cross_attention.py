@@ -53,6 +53,7 @@ def attend_shared(
     bias_NBPS: jax.Array | None = None,
     own: attention.KeyValue | None = None,
     own_mask_TU: jax.Array | None = None,
+    own_bias_N: jax.Array | None = None,
 ) -> jax.Array:
   """Softmax attention in float32 to keys that all P rows of a user share.
 
@@ -65,6 +66,7 @@ def attend_shared(
     bias_NBPS: f32, added to the logits of the shared keys.
     own: Further keys and values of each row, float[B, P, U, K, H].
     own_mask_TU: bool, True where a query may look; None: everywhere.
+    own_bias_N: f32, added to the logits of the own keys.
 
   Returns:
     Float [B, P, T, N, H]; zeros for a row that may look nowhere.
@@ -89,6 +91,8 @@ def attend_shared(
     own_logits = jnp.einsum(
         'BPTKGH,BPUKH->BKGPTU', q, own.key, preferred_element_type=jnp.float32
     )
+    if own_bias_N is not None:
+      own_logits += own_bias_N.reshape(*groups, 1, 1, 1)
     if own_mask_TU is not None:
       own_logits = jnp.where(own_mask_TU, own_logits, attention.MASKED)
     logits = jnp.concatenate([logits, own_logits], axis=-1)

@@ -5,6 +5,7 @@ head width.
 """
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
@@ -104,6 +105,15 @@ class ResamplerBlock(nn.Module):
       bias = cross_attention.RecencyBias(
           config.num_heads, config.max_recency, name='recency'
       )(user.recency)
+    # The latents together start with the weight of one event: else they, who
+    # say nothing of the user at first, would drown the last event.
+    own_bias_N = self.param(
+        'own_bias',
+        partitioning.param(
+            nn.initializers.constant(-math.log(config.num_latents)), ('heads',)
+        ),
+        (config.num_heads,),
+    )
     split = lambda y: y.reshape(*x_BPKD.shape[:2], *y.shape[1:])
     y = cross_attention.attend_shared(
         split(proj.query(y_RKD)),
@@ -111,6 +121,7 @@ class ResamplerBlock(nn.Module):
         user.mask,
         bias,
         own=jax.tree.map(split, proj.key_value(y_RKD)),
+        own_bias_N=own_bias_N,
     )
     rows = rows + proj.out(y.reshape(-1, *y.shape[2:]))
     y_RKD = layers.MLP(
