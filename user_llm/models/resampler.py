@@ -17,6 +17,10 @@ from user_llm.models import cross_attention
 from user_llm.models import layers
 
 
+# Log of the weight of all latents together beside that of the last event.
+_UNSEEN = -4.0
+
+
 class Identity(nn.Module):
   """No resampler: every event is a user token."""
 
@@ -105,12 +109,13 @@ class ResamplerBlock(nn.Module):
       bias = cross_attention.RecencyBias(
           config.num_heads, config.max_recency, name='recency'
       )(user.recency)
-    # The latents together start with the weight of one event: else they, who
-    # say nothing of the user at first, would drown the last event.
+    # The latents start as nearly unseen: saying nothing of the user at first,
+    # they would drown the last event, and training would stall.
     own_bias_N = self.param(
         'own_bias',
         partitioning.param(
-            nn.initializers.constant(-math.log(config.num_latents)), ('heads',)
+            nn.initializers.constant(_UNSEEN - math.log(config.num_latents)),
+            ('heads',),
         ),
         (config.num_heads,),
     )
