@@ -77,7 +77,9 @@ def test_events_evaluation_worked_example():
   })
 
 
-QUESTION = {'prompt': [20, 21], 'answers': [[30, 1, 0], [31, 32, 1]]}
+QUESTION = {
+    'prompts': [[20, 21], [22, 0]], 'answers': [[30, 1, 0], [31, 32, 1]]
+}
 HISTORY = {
     'item': [7, 8, 9],
     'segment_ids': [1, 1, 1],
@@ -86,13 +88,13 @@ HISTORY = {
 }
 TOKENS = {
     'target_tokens': [
-        [20, 21, 30, 1, 0, 0], [20, 21, 31, 32, 1, 0], [0, 0, 0, 0, 0, 0]
+        [20, 21, 30, 1, 0, 0], [22, 31, 32, 1, 0, 0], [0, 0, 0, 0, 0, 0]
     ],
     'input_tokens': [
-        [3, 20, 21, 30, 0, 0], [3, 20, 21, 31, 32, 0], [0, 0, 0, 0, 0, 0]
+        [3, 20, 21, 30, 0, 0], [3, 22, 31, 32, 0, 0], [0, 0, 0, 0, 0, 0]
     ],
     'loss_weights': [
-        [0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0]
+        [0, 0, 1, 1, 0, 0], [0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0]
     ],
 }
 ROW = {
@@ -101,11 +103,10 @@ ROW = {
     'positions': [0, 1, 2, 0],
     'user_mask': [True, True, True, False],
     'history_end': [2, 3, 0],
-    'prompt_tokens': [[3, 20, 21]] * 3,
 }
 LENGTHS = {
     'item': 4, 'segment_ids': 4, 'positions': 4, 'history_end': 3,
-    'prompt': 2, 'answers': (3, 6),
+    'prompts': (3, 2), 'answers': (3, 6),
 }
 
 
@@ -127,7 +128,10 @@ def test_conditioned_lm_evaluation_adds_label_and_seen_items():
       }
   )
   _check(out, ROW | TOKENS | {
-      'label': 4, 'seen_item': [8, 0], 'example_id': 2
+      'label': 4,
+      'seen_item': [8, 0],
+      'example_id': 2,
+      'prompt_tokens': [[3, 20, 21], [0, 3, 22], [0, 0, 0]],
   })
 
 
@@ -135,8 +139,8 @@ def test_text_alone_has_only_tokens():
   converter = feature_converters.ConditionedLMConverter((), bos_id=3)
   out = _convert(
       converter,
-      {'prompt': np.zeros(0), 'answers': [[20, 21, 30, 1]]},
-      {'prompt': 0, 'answers': (1, 5)},
+      {'prompts': np.zeros((1, 0)), 'answers': [[20, 21, 30, 1]]},
+      {'prompts': (1, 0), 'answers': (1, 5)},
   )
   _check(out, {
       'target_tokens': [[20, 21, 30, 1, 0]],
@@ -145,12 +149,30 @@ def test_text_alone_has_only_tokens():
   })
 
 
+def test_rows_of_tokens_are_joined_without_padding_between():
+  rng = np.random.default_rng(0)
+  lengths = rng.integers(0, 5, (2, 3, 4))
+  column = np.arange(4)
+  left, right = (
+      np.where(column < n[..., None], rng.integers(1, 9, (3, 4, 4)), 0)
+      for n in lengths
+  )
+  as_tokens = lambda x: tf.constant(x, tf.int32)
+  joined = feature_converters.join(as_tokens(left), as_tokens(right), 6)
+  moved = feature_converters.to_the_right(as_tokens(left))
+  for i in np.ndindex(3, 4):
+    row = [*left[i][left[i] > 0], *right[i][right[i] > 0], *[0] * 6][:6]
+    assert joined[i].numpy().tolist() == row
+    row = [*left[i][left[i] == 0], *left[i][left[i] > 0]]
+    assert moved[i].numpy().tolist() == row
+
+
 def test_a_long_answer_loses_its_end():
   converter = feature_converters.ConditionedLMConverter((), bos_id=3)
   out = _convert(
       converter,
-      {'prompt': [20], 'answers': [[30, 31, 32, 1]]},
-      {'prompt': 1, 'answers': (1, 3)},
+      {'prompts': [[20]], 'answers': [[30, 31, 32, 1]]},
+      {'prompts': (1, 1), 'answers': (1, 3)},
   )
   _check(out, {
       'target_tokens': [[20, 30, 31]],

@@ -30,7 +30,7 @@ def test_rows_are_interleaved_in_the_shares(datasets):
   (batch,) = _steps(mixture, 1, batch_size=6)
   (items,) = _steps(datasets[0], 1, batch_size=4)
   (genres,) = _steps(datasets[1], 1, batch_size=2)
-  assert batch.keys() == items.keys() - {'prompt_tokens'}
+  assert batch.keys() == items.keys()
   for key, rows in batch.items():
     np.testing.assert_array_equal(rows[[0, 1, 3, 4]], items[key])
     np.testing.assert_array_equal(rows[[2, 5]], genres[key])

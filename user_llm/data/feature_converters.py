@@ -122,28 +122,70 @@ class EventsConverter(_RowConverter):
     return out
 
 
+def join(left: tf.Tensor, right: tf.Tensor, width: int) -> tf.Tensor:
+  """Puts token rows behind one another; 0 is padding, at the end of each.
+
+  Example, width 4: [[20, 21], [22, 0]] and [[30, 1], [31, 0]] give
+  [[20, 21, 30, 1], [22, 31, 0, 0]].
+
+  Args:
+    left: int32[..., n].
+    right: int32[..., m].
+    width: Of the result; what is longer loses its end.
+
+  Returns:
+    int32[..., width].
+  """
+  length = tf.math.count_nonzero(left, -1, keepdims=True, dtype=tf.int32)
+  column = tf.range(width)
+  num_left, num_right = tf.shape(left)[-1], tf.shape(right)[-1]
+  beyond = tf.minimum(column - length, num_right) + num_left
+  both = tf.concat([left, right, tf.zeros_like(length)], axis=-1)
+  return tf.gather(
+      both,
+      tf.where(column < length, column, beyond),
+      batch_dims=left.shape.rank - 1,
+  )
+
+
+def to_the_right(rows: tf.Tensor) -> tf.Tensor:
+  """Moves the padding of token rows, int32[..., n], to their start."""
+  width = tf.shape(rows)[-1]
+  length = tf.math.count_nonzero(rows, -1, keepdims=True, dtype=tf.int32)
+  column = tf.range(width) - (width - length)
+  moved = tf.gather(
+      rows, tf.maximum(column, 0), batch_dims=rows.shape.rank - 1
+  )
+  return tf.where(column >= 0, moved, 0)
+
+
 class ConditionedLMConverter(_RowConverter):
   """Questions and answers about a history: P targets a row, T tokens a target.
 
   Worked example: a history of 3 events in a row of 4; 2 of P = 3 targets; the
-  question is the tokens [20, 21], the answers are [30, 1] and [31, 32, 1] (1 is
-  eos, bos is 3) and T = 6.
+  questions are the tokens [20, 21] and [22], the answers [30, 1] and
+  [31, 32, 1] (1 is eos, bos is 3) and T = 6.
 
     item         [7, 8, 9]            user_item      [7, 8, 9, 0]
     segment_ids  [1, 1, 1]            segment_ids    [1, 1, 1, 0]
     positions    [0, 1, 2]       ->   positions      [0, 1, 2, 0]
     history_end  [2, 3]               history_end    [2, 3, 0]
-    prompt       [20, 21]             user_mask      [1, 1, 1, 0]
-    answers      [[30,  1, 0],        prompt_tokens  [[3, 20, 21]] * 3
+    prompts      [[20, 21],           user_mask      [1, 1, 1, 0]
+                  [22,  0]]
+    answers      [[30,  1, 0],
                   [31, 32, 1]]
 
     target_tokens             input_tokens              loss_weights
     [[20, 21, 30,  1, 0, 0],  [[ 3, 20, 21, 30,  0, 0], [[0, 0, 1, 1, 0, 0],
-     [20, 21, 31, 32, 1, 0],   [ 3, 20, 21, 31, 32, 0],  [0, 0, 1, 1, 1, 0],
+     [22, 31, 32,  1, 0, 0],   [ 3, 22, 31, 32,  0, 0],  [0, 1, 1, 1, 0, 0],
      [ 0,  0,  0,  0, 0, 0]]   [ 0,  0,  0,  0,  0, 0]]  [0, 0, 0, 0, 0, 0]]
 
   An input token whose target is padding is padding too. Without modalities
-  (text alone) only these three are made.
+  (text alone) only these three are made. For evaluation there is also what
+  generation starts from, the questions with their padding in front, as wide in
+  every batch of a task (1 + the longest question):
+
+    prompt_tokens  [[3, 20, 21], [0, 3, 22], [0, 0, 0]]
   """
 
   def __init__(
@@ -158,13 +200,13 @@ class ConditionedLMConverter(_RowConverter):
     Args:
       modalities: Names of the modalities to convert; none for text alone.
       label: For evaluation, the feature that holds the label; the batch then
-        has it, `seen_item` and `example_id` too.
+        has it, `prompt_tokens`, `seen_item` and `example_id` too.
       bos_id: Starts every input.
     """
     self._modalities = modalities
     self._label = label
     self._bos = bos_id
-    task = {'prompt': 1, 'answers': 2}
+    task = {'prompts': 2, 'answers': 2}
     tokens = ('input_tokens', 'target_tokens')
     model = _ranks({k: 2 for k in tokens})
     model['loss_weights'] = _Spec(dtype=tf.float32, rank=2)
@@ -173,25 +215,23 @@ class ConditionedLMConverter(_RowConverter):
       task |= {k: 1 for k in modalities + row}
       model |= _ranks({f'user_{m}': 1 for m in modalities})
       model |= _ranks({k: 1 for k in row})
-      model |= _ranks({'prompt_tokens': 2})
       model['user_mask'] = _Spec(dtype=tf.bool, rank=1)
     if label is not None:
       task |= {label: 1, 'seen_item': 1, 'example_id': 0}
       model |= _ranks({label: 0, 'seen_item': 1, 'example_id': 0})
+      model |= _ranks({'prompt_tokens': 2})
     super().__init__(task, model)
 
   def _tokens(
-      self, example: Example, num_targets: int, num_tokens: int
+      self, prompts: tf.Tensor, answers: tf.Tensor, num_tokens: int
   ) -> Example:
-    prompt, answers = example['prompt'], example['answers']
-    real = tf.cast(answers[:, :1] > 0, tf.int32)
-    # Each row of the sequence: question, answer, eos.
-    sequence = tf.concat([prompt[None] * real, answers], axis=1)
-    target = _pad(sequence[:, :num_tokens], (num_targets, num_tokens))
+    target = join(prompts, answers, num_tokens)
+    target.set_shape([prompts.shape[0], num_tokens])
     shifted = tf.pad(
         target[:, :-1], [(0, 0), (1, 0)], constant_values=self._bos
     )
-    is_answer = tf.range(num_tokens)[None] >= tf.size(prompt)
+    length = tf.math.count_nonzero(prompts, -1, keepdims=True, dtype=tf.int32)
+    is_answer = tf.range(num_tokens) >= length
     return {
         'target_tokens': target,
         'input_tokens': tf.where(target > 0, shifted, 0),
@@ -202,9 +242,14 @@ class ConditionedLMConverter(_RowConverter):
       self, example: Example, lengths: Mapping[str, int]
   ) -> Example:
     num_targets, num_tokens = lengths['answers']
-    out = self._tokens(example, num_targets, num_tokens)
+    prompts = _pad(example['prompts'], lengths['prompts'])
+    answers = example['answers']
+    answers = tf.pad(
+        answers, [(0, num_targets - tf.shape(answers)[0]), (0, 0)]
+    )
+    out = self._tokens(prompts, answers, num_tokens)
     for name in self.TASK_FEATURES:
-      if name in ('prompt', 'answers'):
+      if name in ('prompts', 'answers'):
         continue
       elif name == 'example_id':
         out[name] = example[name]
@@ -215,7 +260,7 @@ class ConditionedLMConverter(_RowConverter):
         out[key] = _pad(example[name], (lengths[name],))
     if self._modalities:
       out['user_mask'] = out['segment_ids'] > 0
-      prompt = tf.concat([[self._bos], example['prompt']], axis=0)
-      prompt.set_shape([lengths['prompt'] + 1])
-      out['prompt_tokens'] = tf.tile(prompt[None], [num_targets, 1])
+    if self._label is not None:
+      bos = tf.where(prompts[:, :1] > 0, self._bos, 0)
+      out['prompt_tokens'] = to_the_right(tf.concat([bos, prompts], axis=1))
     return out

@@ -18,8 +18,7 @@ class Mixture:
 
   Attributes:
     datasets: `pipeline.Dataset`s of one prepared dataset and split rule, whose
-      batches have the same shapes. `prompt_tokens` is left out: it is constant
-      within a task only.
+      batches have the same shapes.
     shares: Rows that each gives of every sum(shares) rows.
   """
 
@@ -97,9 +96,7 @@ class Mixture:
     self._check_size(batch_size, 1)
     specs = []
     for dataset in self.datasets:
-      spec = dataset.batch_spec(split, batch_size)
-      spec.pop('prompt_tokens', None)
-      specs.append(spec)
+      specs.append(dataset.batch_spec(split, batch_size))
     for dataset, spec in zip(self.datasets, specs):
       for key in spec.keys() | specs[0].keys():
         if spec.get(key) != specs[0].get(key):
@@ -137,7 +134,6 @@ class Mixture:
       yield {
           key: self._interleave([part[key] for part in parts], groups)
           for key in parts[0]
-          if key != 'prompt_tokens'
       }
 
   def _interleave(self, parts: list[np.ndarray], groups: int) -> np.ndarray:

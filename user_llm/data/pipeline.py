@@ -230,9 +230,8 @@ class Dataset:
       targets = self.targets_per_example if train else 1
       lengths['history_end'] = targets
       lengths['answers'] = (targets, self._num_tokens(train))
-      lengths['prompt'] = (
-          0 if self.task == 'text' else len(self.answers.prompt)
-      )
+      question = 0 if self.task == 'text' else len(self.answers.prompt)
+      lengths['prompts'] = (targets, question)
     if not train:
       lengths['seen_item'] = max(1, self._splits[split].table.max_seen)
     return converter, {

@@ -190,7 +190,7 @@ def text_splits(
   def cut(example: windowing.Example) -> windowing.Example:
     return {
         'example_id': tf.cast(example['example_id'], tf.int32),
-        'prompt': tf.zeros([0], tf.int32),
+        'prompts': tf.zeros([1, 0], tf.int32),
         'answers': tokens_NT[example['example_id']][None],
     }
 
@@ -210,12 +210,13 @@ def task_answers(
 
 
 def answer_items(answers: answers_lib.Answers) -> Preprocessor:
-  """Adds the question and the titles of the labels: `prompt`, `answers`."""
+  """Adds the question and the titles of the labels: `prompts`, `answers`."""
   tokens, prompt = tf.constant(answers.tokens), tf.constant(answers.prompt)
 
   def answer(example: windowing.Example) -> windowing.Example:
     rows = tf.gather(tokens, example['label_item'])
-    return {**example, 'prompt': prompt, 'answers': rows}
+    prompts = tf.tile(prompt[None], [tf.shape(rows)[0], 1])
+    return {**example, 'prompts': prompts, 'answers': rows}
 
   return lambda ds: ds.map(answer, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -232,7 +233,8 @@ def answer_genres(
         example[genre.name], example['history_end'], labels_VG
     )
     rows = tf.gather(tokens, label)
-    return {**example, 'label': label, 'prompt': prompt, 'answers': rows}
+    prompts = tf.tile(prompt[None], [tf.shape(rows)[0], 1])
+    return {**example, 'label': label, 'prompts': prompts, 'answers': rows}
 
   return lambda ds: ds.map(answer, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -252,7 +254,7 @@ def make_task(
     source: Yields histories.
     preprocessors: Add questions and answers.
     id_features: The features of every example that are int32[n].
-    vocabulary: Of `prompt` and `answers`; None if the task has no text.
+    vocabulary: Of `prompts` and `answers`; None if the task has no text.
 
   Returns:
     The task; not registered.
@@ -265,7 +267,7 @@ def make_task(
   features = {key: ids for key in id_features}
   if vocabulary is not None:
     text = functools.partial(seqio.Feature, vocabulary, add_eos=False)
-    features |= {'prompt': text(), 'answers': text(rank=2)}
+    features |= {'prompts': text(rank=2), 'answers': text(rank=2)}
   return seqio.Task(
       name,
       source=source,
