@@ -291,27 +291,26 @@ def describe_split(
     encoded: EncodedDataset, rule: schema.SplitRule
 ) -> dict[str, Any]:
   """The rule's fingerprint, and how many examples it makes of the users."""
-  source_ids = [item.source_id for item in encoded.catalogue]
-  lengths = np.diff(encoded.offsets)
-  users = np.flatnonzero(lengths >= rule.min_events)
-  last = encoded.offsets[users + 1] - 1
-  item = encoded.columns['item']
-  fingerprint = schema.split_fingerprint(
-      (encoded.users[user], source_ids[validation - 1], source_ids[test - 1])
-      for user, validation, test in zip(
-          users.tolist(), item[last - 1].tolist(), item[last].tolist()
+  offsets = encoded.offsets
+  timestamps = encoded.columns[schema.TIMESTAMP_KEY]
+  held_out = list(
+      schema.held_out_items(
+          rule,
+          offsets,
+          timestamps,
+          encoded.columns['item'],
+          [item.source_id for item in encoded.catalogue],
       )
   )
-  examples = {
-      split: sum(
-          int(users_of_length) * len(rule.ends(int(length), split))
-          for length, users_of_length in zip(
-              *np.unique(lengths, return_counts=True)
-          )
-      )
-      for split in ('train', 'validation', 'test')
+  examples = {}
+  for split in ('train', 'validation', 'test'):
+    first, stop = rule.label_bounds(offsets, timestamps, split)
+    examples[split] = int((stop - first).sum())
+  return {
+      'fingerprint': schema.split_fingerprint(held_out),
+      'users': len(held_out),
+      **examples,
   }
-  return {'fingerprint': fingerprint, 'users': len(users), **examples}
 
 
 def natural_ids(*columns: pl.Series) -> tuple[pl.Series, ...]:

@@ -86,7 +86,6 @@ def _fingerprint(histories: worlds.Histories) -> str:
   last = histories.length_U - 1
   return schema.split_fingerprint(
       (
-          str(user + 1),
           str(histories.item_UT[user, end - 1] + 1),
           str(histories.item_UT[user, end] + 1),
       )

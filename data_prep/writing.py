@@ -19,7 +19,6 @@ from user_llm.data import schema
 if typing.TYPE_CHECKING:
   from data_prep import common
 
-FORMAT_VERSION = 1
 REJECTS_FILE = 'rejects.jsonl'
 _VERSION = '1.0.0'
 _EVENTS_PER_SHARD = 2_000_000
@@ -149,7 +148,9 @@ def write_manifest(
         }
         for path in sorted(directory.iterdir())
     }
-  manifest = {'format_version': FORMAT_VERSION, **sections, 'files': files}
+  manifest = {
+      'format_version': schema.FORMAT_VERSION, **sections, 'files': files
+  }
   text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
   (directory / schema.MANIFEST_FILE).write_text(
       text + '\n', encoding='utf-8', newline='\n'

@@ -17,6 +17,16 @@ GENRES = (
     'Horror|Sci-Fi', 'Sci-Fi',
 )
 RATINGS = ('1', '2', '3', '4', '5')
+TEXTS = ('summary', 'review')
+
+
+def text_of(name: str, item: int) -> str:
+  """The text of any event with that item; every fifth item has none."""
+  if item % 5 == 0:
+    return ''
+  if name == 'summary':
+    return f'Good film {item}'
+  return f'I have seen film {item} and liked it'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +51,19 @@ def random_users(
   ]
 
 
+def label_positions(
+    num_events: int, split: str, min_history: int = 1
+) -> range:
+  """Leave-one-out in plain Python: label positions of one user's events."""
+  if num_events < min_history + 2:
+    return range(0)
+  return {
+      'train': range(min_history, num_events - 2),
+      'validation': range(num_events - 2, num_events - 1),
+      'test': range(num_events - 1, num_events),
+  }[split]
+
+
 def _features() -> tfds.features.FeaturesDict:
   return tfds.features.FeaturesDict({
       'user': tfds.features.Text(),
@@ -48,6 +71,7 @@ def _features() -> tfds.features.FeaturesDict:
       'genre': tfds.features.Sequence(np.int32),
       'rating': tfds.features.Sequence(np.int32),
       'timestamp': tfds.features.Sequence(np.int64),
+      **{name: tfds.features.Sequence(tfds.features.Text()) for name in TEXTS},
   })
 
 
@@ -75,19 +99,22 @@ def _write_records(
 
 
 def _splits(users: list[User]) -> dict:
+  offsets = np.cumsum([0] + [len(u.items) for u in users])
+  timestamps = np.concatenate([60 * np.arange(len(u.items)) for u in users])
+  items = np.concatenate([u.items for u in users])
+  source_ids = [f's{i}' for i in range(1, int(items.max()) + 1)]
   splits = {}
   for rule in schema_lib.SPLIT_RULES.values():
-    kept = [u for u in users if len(u.items) >= rule.min_events]
+    held_out = list(
+        schema_lib.held_out_items(rule, offsets, timestamps, items, source_ids)
+    )
     splits[rule.name] = {
-        'fingerprint': schema_lib.split_fingerprint(
-            (u.name, f's{u.items[-2]}', f's{u.items[-1]}') for u in kept
-        ),
-        'users': len(kept),
-        **{
-            split: sum(len(rule.ends(len(u.items), split)) for u in kept)
-            for split in ('train', 'validation', 'test')
-        },
+        'fingerprint': schema_lib.split_fingerprint(held_out),
+        'users': len(held_out),
     }
+    for split in ('train', 'validation', 'test'):
+      first, stop = rule.label_bounds(offsets, timestamps, split)
+      splits[rule.name][split] = int((stop - first).sum())
   return splits
 
 
@@ -99,7 +126,7 @@ def write_dataset(
     name: str = 'tiny',
     num_shards: int = 2,
 ) -> str:
-  """Writes a prepared dataset with the modalities item, genre and rating.
+  """Writes a prepared dataset: item, genre, rating and two texts an event.
 
   Args:
     root: Directory to make.
@@ -125,6 +152,7 @@ def write_dataset(
         'genre': genre_of[items].astype(np.int32),
         'rating': (items * 7 % 5 + 1).astype(np.int32),
         'timestamp': np.arange(len(items), dtype=np.int64) * 60,
+        **{name: [text_of(name, i) for i in user.items] for name in TEXTS},
     })
   _write_records(root, name, rows, num_shards)
   schema = schema_lib.EventSchema(
@@ -136,6 +164,8 @@ def write_dataset(
           ),
           schema_lib.Modality(name='rating', size=6, values=RATINGS),
       ),
+      texts=TEXTS,
+      item_noun='film',
   )
   (root / schema_lib.SCHEMA_FILE).write_text(schema.to_json())
   counts = np.bincount(
@@ -153,7 +183,7 @@ def write_dataset(
       out.write(json.dumps(line) + '\n')
   manifest = {
       'name': name,
-      'format_version': 1,
+      'format_version': schema_lib.FORMAT_VERSION,
       'counts': {
           'users': len(users), 'items': num_items, 'events': int(counts.sum())
       },

@@ -19,14 +19,11 @@ _CHUNK_BYTES = 1 << 27
 
 def _training_pairs(dataset: pipeline.Dataset) -> tuple[np.ndarray, np.ndarray]:
   """int64[E'] positions of training events and [E''] of those with a next."""
-  validation, stop = dataset.log.label_bounds(
-      dataset.split_rule, 'validation'
-  )
-  kept = stop > validation
-  first = dataset.log.offsets[:-1][kept]
-  counts = validation[kept] - first
+  first = dataset.log.offsets[:-1]
+  counts = dataset.log.train_stops(dataset.split_rule) - first
   return (
-      examples.ranges(first, counts), examples.ranges(first, counts - 1)
+      examples.ranges(first, counts),
+      examples.ranges(first, np.maximum(counts - 1, 0)),
   )
 
 
@@ -71,7 +68,7 @@ def item_ranks(
   """Ranks of the next item under two counting models.
 
   Both count in the training part of the split: the events before each user's
-  validation label. 'popularity' scores an item by its events; 'markov' by how
+  `train_stops`. 'popularity' scores an item by its events; 'markov' by how
   often it followed the history's last item, then by its popularity.
 
   Args:

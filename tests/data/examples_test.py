@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
+import fixtures
 from user_llm.data import examples
 from user_llm.data import records
 from user_llm.data import schema
@@ -66,7 +67,7 @@ def test_every_training_transition_is_supervised_once(
     start = int(log.offsets[u])
     want.update(
         (start + end - 1, start + end)
-        for end in schema.LEAVE_ONE_OUT.ends(n, 'train')
+        for end in fixtures.label_positions(n, 'train')
     )
   assert seen == want
 
@@ -107,7 +108,7 @@ def test_windows_cover_every_label_once(
   want = [
       int(log.offsets[u]) + end
       for u, n in enumerate(lengths)
-      for end in schema.LEAVE_ONE_OUT.ends(n, split)
+      for end in fixtures.label_positions(n, split)
   ]
   assert labels == want
 

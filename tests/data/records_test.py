@@ -45,7 +45,8 @@ def test_label_bounds_are_the_rules_own(tiny_dataset, split, min_history):
   rule = schema.SplitRule(name='rule', min_history=min_history)
   first, stop = log.label_bounds(rule, split)
   for u, length in enumerate(log.lengths):
-    want = [int(log.offsets[u]) + end for end in rule.ends(int(length), split)]
+    ends = fixtures.label_positions(int(length), split, min_history)
+    want = [int(log.offsets[u]) + end for end in ends]
     assert list(range(first[u], stop[u])) == want
 
 
@@ -56,6 +57,25 @@ def test_fingerprint_is_the_manifests(tiny_dataset, rule):
   log = records.load_events(tiny_dataset)
   want = manifest['splits'][rule.name]['fingerprint']
   assert log.split_fingerprint(rule) == want
+
+
+def test_texts_are_of_the_events(tiny_dataset):
+  log = records.load_events(tiny_dataset)
+  for name in ('summary', 'review'):
+    texts = log.texts(name)
+    assert texts is log.texts(name)
+    assert [text.decode() for text in texts] == [
+        fixtures.text_of(name, item) for item in log.values['item']
+    ]
+  with pytest.raises(ValueError, match="no text 'title'; it has summary, rev"):
+    log.texts('title')
+
+
+def test_another_format_version(copied):
+  path = copied / 'schema.json'
+  path.write_text(path.read_text().replace('"format_version": 2,', ''))
+  with pytest.raises(ValueError, match='format version 1; .* again'):
+    records.load_events(str(copied))
 
 
 def test_no_directory(tmp_path):

@@ -102,7 +102,7 @@ def test_describe_split():
   told = common.describe_split(encoded, schema.LEAVE_ONE_OUT)
   assert told == {
       'fingerprint': schema.split_fingerprint(
-          [('b', 'i1', 'i0'), ('c', 'i2', 'i3')]
+          [('i2', 'i3'), ('i1', 'i0')]
       ),
       'users': 2,
       'train': 1,  # Only c has an event after the first and before the last 2.

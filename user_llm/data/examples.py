@@ -80,9 +80,8 @@ def packed_rows(
 ) -> PackedRows:
   """Cuts every user's training events into segments and packs them in rows.
 
-  The training events of a user whom the rule keeps are those before the
-  validation label. Each consecutive pair of them, (input, target), is in
-  exactly one segment; segments have at most `row_length` pairs and are counted
+  The training events of a user are those before the rule's `train_stops`. Each
+  consecutive pair of them, (input, target), is in exactly one segment; segments have at most `row_length` pairs and are counted
   back from the most recent, so only a user's oldest segment is short.
 
   Args:
@@ -94,10 +93,8 @@ def packed_rows(
   Returns:
     The rows; their number depends on the data and `row_length` only.
   """
-  validation, stop = log.label_bounds(rule, 'validation')
-  kept = stop > validation
-  first = log.offsets[:-1][kept]
-  pairs = validation[kept] - 1 - first
+  first = log.offsets[:-1]
+  pairs = np.maximum(log.train_stops(rule) - 1 - first, 0)
   counts = -(-pairs // row_length)  # Segments of each user; ceil.
   index = ranges(np.zeros_like(counts), counts)  # 0 is the most recent.
   segment_stop = np.repeat(first + pairs, counts) - index * row_length

@@ -64,27 +64,39 @@ class EventLog:
       int64[U] first and int64[U] one past the last; equal where a user has
       none.
     """
-    lengths, user_of_length = np.unique(self.lengths, return_inverse=True)
-    ends = [rule.ends(int(n), split) for n in lengths]
-    first = np.array([r.start for r in ends], np.int64)[user_of_length]
-    stop = np.array([max(r.start, r.stop) for r in ends], np.int64)
-    start = self.offsets[:-1]
-    return start + first, start + stop[user_of_length]
+    return rule.label_bounds(self.offsets, self.timestamps, split)
+
+  def train_stops(self, rule: schema_lib.SplitRule) -> np.ndarray:
+    """int64[U]: one past each user's last event that may be trained on."""
+    return rule.train_stops(self.offsets, self.timestamps)
 
   def split_fingerprint(self, rule: schema_lib.SplitRule) -> str:
     """Identifies the held-out events of `rule`; the manifest has the same."""
-    validation, _ = self.label_bounds(rule, 'validation')
-    test, stop = self.label_bounds(rule, 'test')
-    items = self.values['item']
-    source_ids = [item.source_id for item in self.catalogue]
     return schema_lib.split_fingerprint(
-        (
-            self.users[u],
-            source_ids[items[validation[u]] - 1],
-            source_ids[items[test[u]] - 1],
+        schema_lib.held_out_items(
+            rule,
+            self.offsets,
+            self.timestamps,
+            self.values['item'],
+            [item.source_id for item in self.catalogue],
         )
-        for u in np.flatnonzero(stop > test)
     )
+
+  def texts(self, name: str) -> np.ndarray:
+    """Reads a free text of every event, once a process.
+
+    Args:
+      name: One of `schema.texts`.
+
+    Returns:
+      object[E] of UTF-8 `bytes`, b'' where an event has none.
+    """
+    if name not in self.schema.texts:
+      raise ValueError(
+          f'Dataset {self.schema.name!r} has no text {name!r}; it has '
+          f'{", ".join(self.schema.texts) or "none"}.'
+      )
+    return _load_texts(self.data_dir, name)
 
 
 def _manifest(root: pathlib.Path) -> dict[str, Any]:
@@ -116,6 +128,12 @@ def _checked_shards(
       )
     paths.append(str(path))
   return paths
+
+
+def _shards(root: pathlib.Path, manifest: Mapping[str, Any]) -> list[str]:
+  builder = tfds.builder_from_directory(str(root))
+  names = sorted(builder.info.splits['train'].filenames)
+  return _checked_shards(root, names, manifest)
 
 
 def _parse(
@@ -170,12 +188,8 @@ def _load_events(data_dir: str) -> EventLog:
   root = pathlib.Path(data_dir)
   schema = schema_lib.load_schema(data_dir=data_dir)
   manifest = _manifest(root)
-  builder = tfds.builder_from_directory(data_dir)
-  shards = _checked_shards(
-      root, sorted(builder.info.splits['train'].filenames), manifest
-  )
   names = schema.names + (schema_lib.TIMESTAMP_KEY,)
-  users, offsets, values = _parse(shards, names)
+  users, offsets, values = _parse(_shards(root, manifest), names)
   counts = manifest['counts']
   if (len(users), int(offsets[-1])) != (counts['users'], counts['events']):
     raise ValueError(
@@ -199,3 +213,22 @@ def _load_events(data_dir: str) -> EventLog:
       timestamps=values.pop(schema_lib.TIMESTAMP_KEY),
       values=values,
   )
+
+
+@functools.lru_cache(maxsize=4)
+def _load_texts(data_dir: str, name: str) -> np.ndarray:
+  root = pathlib.Path(data_dir)
+  features = {name: tf.io.RaggedFeature(tf.string)}
+  batches = (
+      tf.data.TFRecordDataset(_shards(root, _manifest(root)))
+      .batch(_PARSE_BATCH)
+      .map(lambda batch: tf.io.parse_example(batch, features)[name].flat_values)
+  )
+  texts = np.concatenate([batch.numpy() for batch in batches])
+  num_events = int(_load_events(data_dir).offsets[-1])
+  if len(texts) != num_events:
+    raise ValueError(
+        f'{data_dir} holds {len(texts)} texts {name!r} for {num_events} '
+        'events. Prepare the dataset again.'
+    )
+  return texts

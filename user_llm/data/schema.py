@@ -5,13 +5,17 @@ dataset is a directory that `tfds.builder_from_directory` opens, with one
 record a user, and beside it `schema.json`, `catalogue.jsonl`, `manifest.json`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import hashlib
 import json
 import pathlib
 from typing import Any
 
+import numpy as np
+
+# Raised when files change so that older readers or datasets no longer fit.
+FORMAT_VERSION = 2
 SCHEMA_FILE = 'schema.json'
 CATALOGUE_FILE = 'catalogue.jsonl'
 MANIFEST_FILE = 'manifest.json'
@@ -30,7 +34,8 @@ class Modality:
     size: Number of ids, padding included.
     values: `values[i - 1]` is what id i stands for; None for the items, whose
       values are in the catalogue.
-    separator: If set, a value is a set of labels joined by it: 'Comedy|Drama'.
+    separator: If set, a value is a set of labels joined by it: 'Comedy|Drama',
+      or '' for none.
   """
 
   name: str
@@ -56,15 +61,28 @@ class Modality:
       raise ValueError(f'Modality {self.name!r} has no values of its own.')
     if self.separator is None:
       return tuple((v,) for v in self.values)
-    return tuple(tuple(v.split(self.separator)) for v in self.values)
+    # ''.split would give one empty label.
+    return tuple(
+        tuple(v.split(self.separator)) if v else () for v in self.values
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EventSchema:
-  """The modalities of one dataset's events; the first is always 'item'."""
+  """What one dataset's events have.
+
+  Attributes:
+    name: The dataset's name.
+    modalities: The integer features; the first is always 'item'.
+    texts: Names of the features that are a free text an event, '' where an
+      event has none: ('summary', 'review').
+    item_noun: What an item is called in a prompt: 'film', 'product', 'place'.
+  """
 
   name: str
   modalities: tuple[Modality, ...]
+  texts: tuple[str, ...] = ()
+  item_noun: str = 'item'
 
   def __post_init__(self):
     if not self.modalities or self.modalities[0].name != 'item':
@@ -99,7 +117,8 @@ class EventSchema:
     )
 
   def to_json(self) -> str:
-    return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + '\n'
+    fields = {'format_version': FORMAT_VERSION, **dataclasses.asdict(self)}
+    return json.dumps(fields, indent=1, sort_keys=True) + '\n'
 
 
 def load_schema(
@@ -113,8 +132,15 @@ def load_schema(
         '`python -m data_prep ... --output DIR` has written.'
     )
   raw: dict[str, Any] = json.loads(path.read_text())
+  if (found := raw.get('format_version', 1)) != FORMAT_VERSION:
+    raise ValueError(
+        f'{path} has format version {found}; this code reads version '
+        f'{FORMAT_VERSION}. Prepare the dataset again: `python -m data_prep`.'
+    )
   schema = EventSchema(
       name=raw['name'],
+      texts=tuple(raw['texts']),
+      item_noun=raw['item_noun'],
       modalities=tuple(
           Modality(
               name=m['name'],
@@ -136,7 +162,7 @@ class CatalogueItem:
   source_id: str  # The id upstream gives it.
   title: str
   labels: tuple[str, ...]  # Genres or categories.
-  count: int  # Events of the prepared dataset that have this item.
+  count: int  # Events with this item, before histories were cut to a length.
 
 
 def load_catalogue(data_dir: str) -> tuple[CatalogueItem, ...]:
@@ -156,9 +182,12 @@ def load_catalogue(data_dir: str) -> tuple[CatalogueItem, ...]:
 class SplitRule:
   """Which events of a user are labels of which split.
 
-  An example is (user, end): event `end` is the label and the events before it
-  (the last `max_history` of them) are the history. The last event of a user is
-  the test label, the one before it the validation label, the rest train.
+  An example is (user, label event); the events before it (the last
+  `max_history` of them) are the history. The last event of a user is the test
+  label, the one before it the validation label, the rest train.
+
+  All positions are global: user u owns the events offsets[u] ..
+  offsets[u + 1] - 1, oldest first.
 
   Attributes:
     name: Printed beside every metric.
@@ -173,25 +202,119 @@ class SplitRule:
 
   @property
   def min_events(self) -> int:
+    """Fewest events of a user who has a test label."""
     return self.min_history + 2
 
-  def ends(self, num_events: int, split: str) -> range:
-    """Label positions of one user's events in 'train|validation|test'."""
-    if num_events < self.min_events:
-      return range(0)
-    if split == 'test':
-      return range(num_events - 1, num_events)
-    if split == 'validation':
-      return range(num_events - 2, num_events - 1)
+  def held_out(
+      self, offsets: np.ndarray, timestamps: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Each user's label events that are not for training.
+
+    Args:
+      offsets: int64[U + 1].
+      timestamps: int64[E].
+
+    Returns:
+      int64[U] validation and int64[U] test label, -1 where a user has none.
+    """
+    del timestamps
+    kept = np.diff(offsets) >= self.min_events
+    last = offsets[1:] - 1
+    return np.where(kept, last - 1, -1), np.where(kept, last, -1)
+
+  def train_stops(
+      self, offsets: np.ndarray, timestamps: np.ndarray
+  ) -> np.ndarray:
+    """int64[U]: one past each user's last event that may be trained on."""
+    validation, _ = self.held_out(offsets, timestamps)
+    return np.where(validation < 0, offsets[:-1], validation)
+
+  def label_bounds(
+      self, offsets: np.ndarray, timestamps: np.ndarray, split: str
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Each user's label events in one split.
+
+    Args:
+      offsets: int64[U + 1].
+      timestamps: int64[E].
+      split: 'train|validation|test'.
+
+    Returns:
+      int64[U] first and int64[U] one past the last; equal where a user has
+      none.
+    """
+    starts = offsets[:-1]
     if split == 'train':
-      return range(self.min_history, num_events - 2)
-    raise ValueError(f"Split {split!r} is none of 'train|validation|test'.")
+      stops = self.train_stops(offsets, timestamps)
+      return np.minimum(starts + self.min_history, stops), stops
+    if split not in ('validation', 'test'):
+      raise ValueError(f"Split {split!r} is none of 'train|validation|test'.")
+    validation, test = self.held_out(offsets, timestamps)
+    labels = test if split == 'test' else validation
+    first = np.where(labels < 0, starts, labels)
+    return first, first + (labels >= 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GlobalTimeRule(SplitRule):
+  """Splits by two moments that hold for all users, so that none leaks.
+
+  The moments are quantiles of all events' timestamps. Events before the first
+  moment train; a user's first event from the first to before the second is the
+  validation label, the first from the second on the test label, each if the
+  history before it is long enough.
+
+  Attributes:
+    quantiles: Of the timestamps; the least timestamp that is not below.
+  """
+
+  quantiles: tuple[float, float] = (0.8, 0.9)
+
+  @property
+  def min_events(self) -> int:
+    return self.min_history + 1
+
+  def cutoffs(self, timestamps: np.ndarray) -> tuple[int, int]:
+    """The first timestamps that are validation's and test's."""
+    first, second = np.quantile(timestamps, self.quantiles, method='higher')
+    return int(first), int(second)
+
+  def held_out(
+      self, offsets: np.ndarray, timestamps: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
+    first, second = self.cutoffs(timestamps)
+    validation = _first_from(offsets, timestamps, first)
+    test = _first_from(offsets, timestamps, second)
+    # An event from the second moment on is the first from either.
+    validation = np.where(validation == test, offsets[1:], validation)
+    earliest = offsets[:-1] + self.min_history
+    validation, test = (
+        np.where((labels >= earliest) & (labels < offsets[1:]), labels, -1)
+        for labels in (validation, test)
+    )
+    return validation, test
+
+  def train_stops(
+      self, offsets: np.ndarray, timestamps: np.ndarray
+  ) -> np.ndarray:
+    return _first_from(offsets, timestamps, self.cutoffs(timestamps)[0])
+
+
+def _first_from(
+    offsets: np.ndarray, timestamps: np.ndarray, moment: int
+) -> np.ndarray:
+  """int64[U]: each user's first event at or after a moment; or its stop."""
+  before = np.concatenate([[0], np.cumsum(timestamps < moment)])
+  return offsets[:-1] + before[offsets[1:]] - before[offsets[:-1]]
 
 
 LEAVE_ONE_OUT = SplitRule(name='leave_one_out')
 # arXiv 2402.13598: 50 events, the next one as label.
 PAPER_WINDOWS = SplitRule(name='paper_windows', min_history=50, max_history=50)
-SPLIT_RULES = {rule.name: rule for rule in (LEAVE_ONE_OUT, PAPER_WINDOWS)}
+GLOBAL_TIME = GlobalTimeRule(name='global_time')
+SPLIT_RULES = {
+    rule.name: rule for rule in (LEAVE_ONE_OUT, PAPER_WINDOWS, GLOBAL_TIME)
+}
 
 
 def split_rule(*, name: str) -> SplitRule:
@@ -203,17 +326,44 @@ def split_rule(*, name: str) -> SplitRule:
   return SPLIT_RULES[name]
 
 
-def split_fingerprint(held_out: Iterable[tuple[str, str, str]]) -> str:
-  """Identifies a split by its held-out events.
+def held_out_items(
+    rule: SplitRule,
+    offsets: np.ndarray,
+    timestamps: np.ndarray,
+    items: np.ndarray,
+    source_ids: Sequence[str],
+) -> Iterator[tuple[str, str]]:
+  """What `split_fingerprint` takes: each kept user's held-out items.
 
   Args:
-    held_out: (user, validation item, test item) of each user that the split
-      rule keeps, all as upstream's ids, in the order of the records.
+    rule: The split rule.
+    offsets: int64[U + 1].
+    timestamps: int64[E].
+    items: int32[E] item ids.
+    source_ids: `source_ids[i - 1]` is upstream's id of item i.
+
+  Yields:
+    Upstream's ids of the validation and of the test item, '-' for none, of
+    each user who has one.
+  """
+  validation, test = rule.held_out(offsets, timestamps)
+  kept = np.maximum(validation, test) >= 0
+  pairs = (np.where(p < 0, 0, items[p])[kept] for p in (validation, test))
+  for pair in zip(*(ids.tolist() for ids in pairs)):
+    yield tuple(source_ids[i - 1] if i else '-' for i in pair)
+
+
+def split_fingerprint(held_out: Iterable[tuple[str, str]]) -> str:
+  """Identifies a split by its held-out events, whatever users are called.
+
+  Args:
+    held_out: (validation item, test item) of each user that the split rule
+      keeps, as upstream's ids, '-' for none; in any order.
 
   Returns:
     16 hex digits of a SHA-256.
   """
   digest = hashlib.sha256()
-  for user, validation_item, test_item in held_out:
-    digest.update(f'{user}\t{validation_item}\t{test_item}\n'.encode())
+  for line in sorted(f'{first}\t{second}\n' for first, second in held_out):
+    digest.update(line.encode())
   return digest.hexdigest()[:16]

@@ -1,0 +1,183 @@
+"""What a reader gives to the engine: Parquet files and what was put aside."""
+
+import collections
+from collections.abc import Iterator, Mapping
+import dataclasses
+import pathlib
+from typing import Any, Literal
+
+import polars as pl
+
+# Events of one user at one time keep this order; a line never needs 40 bits.
+_LINE_BITS = 40
+_SHOWN_A_REASON = 1000
+_SHOWN_CHARACTERS = 200
+_SHOWN_IN_ERRORS = 5
+
+Kind = Literal['events', 'items']
+
+EVENT_COLUMNS = {
+    'seq': pl.Int64,
+    'user': pl.String,
+    'item': pl.String,
+    'timestamp': pl.Int64,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RawModality:
+  """A further feature of events, beside item, its labels and the rating.
+
+  Attributes:
+    name: The column: String, or Float32 if it is put into buckets.
+    num_buckets: Quantile buckets of a number; None for a category.
+  """
+
+  name: str
+  num_buckets: int | None = None
+
+
+class Rejects:
+  """Rows that were put aside: all are counted, the first ones are shown."""
+
+  def __init__(self):
+    self._counts: collections.Counter[tuple[Kind, str, str]] = (
+        collections.Counter()
+    )
+    self._shown: list[dict[str, Any]] = []
+
+  def add(
+      self,
+      kind: Kind,
+      *,
+      file: str,
+      line: int,
+      reason: str,
+      row: str | None = None,
+  ) -> None:
+    """Puts one row aside.
+
+    Args:
+      kind: Whether it would have been an event or an item's description.
+      file: The file's name, without its directory.
+      line: From 1, as an editor counts them.
+      reason: A few words, the same for all rows of that fault.
+      row: What it holds; None where rows have private ids.
+    """
+    self._counts[kind, file, reason] += 1
+    if self._counts[kind, file, reason] <= _SHOWN_A_REASON:
+      shown = {'file': file, 'line': line, 'reason': reason}
+      if row is not None:
+        shown['row'] = row[:_SHOWN_CHARACTERS]
+      self._shown.append(shown)
+
+  def check(
+      self,
+      kind: Kind,
+      *,
+      file: str,
+      num_rows: int,
+      max_reject_fraction: float,
+  ) -> None:
+    """Raises a ValueError if too many of a file's rows were put aside."""
+    counts = {
+        reason: count
+        for (of, where, reason), count in sorted(self._counts.items())
+        if (of, where) == (kind, file)
+    }
+    total = sum(counts.values())
+    if total <= max_reject_fraction * num_rows:
+      return
+    told = ', '.join(f'{count:,} {reason}' for reason, count in counts.items())
+    first = '; '.join(
+        f'{r["file"]}:{r["line"]}: {r["reason"]}'
+        + (f': {r["row"][:80]!r}' if 'row' in r else '')
+        for r in [r for r in self._shown if r['file'] == file][
+            :_SHOWN_IN_ERRORS
+        ]
+    )
+    raise ValueError(
+        f'{file}: {total:,} of {num_rows:,} rows are bad ({told}), more than '
+        f'--max_reject_fraction {max_reject_fraction:g} allows. The first: '
+        f'{first}. Mend the file or raise --max_reject_fraction.'
+    )
+
+  def counts(self, kind: Kind) -> dict[str, int]:
+    """How many rows of that kind each reason has, exactly."""
+    counts = collections.Counter()
+    for (of, _, reason), count in self._counts.items():
+      if of == kind:
+        counts[reason] += count
+    return dict(sorted(counts.items()))
+
+  def shown(self) -> Iterator[Mapping[str, Any]]:
+    """The first rows of each file and reason, in the order they came."""
+    yield from self._shown
+
+
+class EventParts:
+  """Writes the events as `part-00000.parquet`, ..., a file a block."""
+
+  def __init__(self, directory: pathlib.Path):
+    directory.mkdir()
+    self._directory = directory
+    self._num_parts = 0
+    self._last_seq = -1
+    self.num_events = 0
+
+  def write(self, block: pl.DataFrame) -> None:
+    """Writes a block, all of whose `seq` are after those of the last one."""
+    if block.is_empty():
+      return
+    for name, dtype in EVENT_COLUMNS.items():
+      assert block.schema[name] == dtype, (name, block.schema)
+    assert block['seq'].is_sorted() and block['seq'][0] > self._last_seq
+    self._last_seq = block['seq'][-1]
+    path = self._directory / f'part-{self._num_parts:05d}.parquet'
+    block.write_parquet(path, compression='zstd')
+    self._num_parts += 1
+    self.num_events += len(block)
+
+
+def first_seq(file_index: int) -> int:
+  """What is added to a file's line numbers to get `seq`."""
+  return file_index << _LINE_BITS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RawDataset:
+  """One source, parsed.
+
+  Attributes:
+    name: The dataset's name; a prefix of its tasks' names.
+    events: A directory of what `EventParts` wrote: `EVENT_COLUMNS`, and as the
+      source has them `rating` (Float32, not null), a column each of
+      `modalities` (String or Float32) and of `texts` (String; '' or null for
+      none). `seq` is unique: the file's number and the line's.
+    items: A Parquet file of one row an item: item (String), title (String)
+      and, if `label_name` is set, labels (String, joined by '|', '' for none).
+      Items without events are left out later; events' items that are not here
+      get their id as title and no labels.
+    rejects: What was put aside.
+    num_event_rows: Rows of events read, good and bad.
+    num_item_rows: Rows of items' descriptions read, good and bad.
+    sources: sha256 and bytes of each file read, by its name.
+    item_noun: See `schema.EventSchema`.
+    label_name: What the items' labels are: 'genre' or 'category'.
+    modalities: Further features.
+    texts: Names of the text columns.
+    user_key_id: Of the key that hashed the users; None if nothing did.
+  """
+
+  name: str
+  events: pathlib.Path
+  items: pathlib.Path
+  rejects: Rejects
+  num_event_rows: int
+  num_item_rows: int
+  sources: Mapping[str, Mapping[str, str | int]]
+  item_noun: str = 'item'
+  label_name: str | None = None
+  modalities: tuple[RawModality, ...] = ()
+  texts: tuple[str, ...] = ()
+  user_key_id: str | None = None
