@@ -71,6 +71,11 @@ class Rejects:
         shown['row'] = row[:_SHOWN_CHARACTERS]
       self._shown.append(shown)
 
+  def merge(self, other: 'Rejects') -> None:
+    """Adds those of other files."""
+    self._counts.update(other._counts)
+    self._shown += other._shown
+
   def check(
       self,
       kind: Kind,
