@@ -11,6 +11,7 @@ from user_llm import partitioning
 from user_llm.models import attention
 from user_llm.models import cross_attention
 from user_llm.models import decoder
+from user_llm.models import kv_cache
 from user_llm.pretrained import layout
 
 
@@ -232,7 +233,7 @@ def test_cached_rows_equal_whole_rows(tied):
     for i in range(2):
       logits, cache = module.extend(added[:, i], context, cache)
       outputs.append(logits)
-    cache = decoder.reorder(cache, order)
+    cache = kv_cache.reorder(cache, order)
     logits, cache = module.extend(added[:, 2], context, cache)
     return outputs, logits
 
@@ -253,6 +254,51 @@ def _user_rows(user):
   """The same users, whose mask says that they have two rows."""
   twice = lambda x: np.repeat(x, 2, axis=1)
   return user._replace(mask=twice(user.mask), recency=twice(user.recency))
+
+
+def _continued(config, params, prompts, user, added):
+  """Logits f[R, 1 + n, V] after prompts i[B, T] and added tokens i[R, n]."""
+  rows = len(added) // len(prompts)
+
+  def run(module):
+    context = module.user_context(user)
+    logits, cache = module.prefill(prompts, context, rows, added.shape[1])
+    outputs = [jnp.repeat(logits, rows, axis=0)]
+    for tokens in added.T:
+      logits, cache = module.extend(tokens, context, cache)
+      outputs.append(logits)
+    return jnp.stack(outputs, axis=1)
+
+  module = decoder.Decoder(config)
+  return np.asarray(
+      jax.jit(lambda p: module.apply({'params': p}, method=run))(params)
+  )
+
+
+def test_padding_in_front_changes_nothing():
+  """Each of some ragged prompts gives what it gives alone, without padding.
+
+  A prompt may contain the id 0, which is padding only in front.
+  """
+  config = _config()
+  user = _user(rows=1)
+  params = _opened(_init(config, user))
+  tokens, added = _tokens(3, 6), _tokens(6, 3, seed=5)
+  tokens[1, 4] = 0
+  lengths = [6, 3, 1]
+  padded = np.zeros((3, 8), np.int32)
+  for i, length in enumerate(lengths):
+    padded[i, 8 - length :] = tokens[i, 6 - length :]
+  together = _continued(config, params, padded, user, added)
+  for i, length in enumerate(lengths):
+    rows = slice(2 * i, 2 * i + 2)
+    alone = _continued(
+        config, params, tokens[i : i + 1, 6 - length :],
+        jax.tree.map(lambda x: x[i : i + 1], user), added[rows],
+    )
+    np.testing.assert_allclose(
+        together[rows, :, :50], alone[..., :50], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

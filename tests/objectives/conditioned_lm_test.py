@@ -51,12 +51,12 @@ def _objective(has_user=True, resample=False):
   )
 
 
-def _text(answers, width):
+def _text(answers, width, questions=None):
   """input_tokens, target_tokens and loss_weights, [len(answers), width]."""
   rows = []
-  for answer in answers:
-    sequence = [*_QUESTION, *answer, _EOS]
-    weights = [0] * len(_QUESTION) + [1] * (len(answer) + 1)
+  for answer, question in zip(answers, questions or [_QUESTION] * len(answers)):
+    sequence = [*question, *answer, _EOS]
+    weights = [0] * len(question) + [1] * (len(answer) + 1)
     pad = [0] * (width - len(sequence))
     rows.append(
         ([_BOS, *sequence[:-1], *pad], [*sequence, *pad], [*weights, *pad])
@@ -117,15 +117,13 @@ def test_loss_equals_numpy_from_the_logits():
     total -= logp[tuple(index)][target]
     weight += 1
     correct += int(np.argmax(logp[tuple(index)]) == target)
-  with_prompt = {**batch, 'prompt_tokens': batch['input_tokens'][..., :4]}
-  for each in (batch, with_prompt):
-    loss = jax.jit(lambda p, b: objective.loss(p, b, None))(params, each)
-    np.testing.assert_allclose(loss.total, total, rtol=1e-5)
-    assert loss.weight == weight
-    assert loss.metrics['accuracy'] == (correct, weight)
-    np.testing.assert_allclose(
-        loss.metrics['answer_nats'], (total, 6), rtol=1e-5
-    )
+  loss = jax.jit(lambda p, b: objective.loss(p, b, None))(params, batch)
+  np.testing.assert_allclose(loss.total, total, rtol=1e-5)
+  assert loss.weight == weight
+  assert loss.metrics['accuracy'] == (correct, weight)
+  np.testing.assert_allclose(
+      loss.metrics['answer_nats'], (total, 6), rtol=1e-5
+  )
 
 
 @pytest.mark.parametrize('resample', [False, True])
@@ -169,6 +167,19 @@ def test_the_user_matters_and_the_bare_language_model_has_none():
   )
 
 
+_RAGGED_QUESTIONS = [_QUESTION, _QUESTION[:1]]
+
+
+def _ragged_batch():
+  """Two users with a question each, of 3 tokens and of 1."""
+  batch = _batch(num_targets=1)
+  batch['prompt_tokens'] = np.array([
+      [[0] * (3 - len(question)) + [_BOS, *question]]
+      for question in _RAGGED_QUESTIONS
+  ])
+  return batch
+
+
 @pytest.mark.parametrize('resample', [False, True])
 def test_generated_answers_equal_exhaustive_scoring(resample):
   objective = _objective(resample=resample)
@@ -176,8 +187,7 @@ def test_generated_answers_equal_exhaustive_scoring(resample):
   items = [rng.integers(6, 10, rng.integers(1, 4)).tolist() for _ in range(11)]
   answers = trie.make_answers([str(i) for i in items], items, _EOS)
   num = len(answers.texts)
-  batch = _batch(num_targets=1)
-  batch['prompt_tokens'] = batch['input_tokens'][..., :4]
+  batch = _ragged_batch()
   batch['seen_item'] = np.array([[1, 5, 7, 0], [2, 0, 0, 0]])
   params = _opened(objective, batch)
   found = jax.jit(
@@ -187,7 +197,7 @@ def test_generated_answers_equal_exhaustive_scoring(resample):
   )(params, batch)
   scores = np.zeros((2, num))
   for item, tokens in enumerate(items, 1):
-    text = _text([tokens, tokens], 8)
+    text = _text([tokens, tokens], 8, _RAGGED_QUESTIONS)
     names = ('input_tokens', 'target_tokens', 'loss_weights')
     one = {**batch, **{k: x[:, None] for k, x in zip(names, text)}}
     scores[:, answers.of_item[item]] = -_nats(objective, params, one)[:, 0]

@@ -10,7 +10,6 @@ cache, D width, N heads, K KV heads, H head width, V vocabulary (padded).
 
 from collections.abc import Callable
 import dataclasses
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 from user_llm import partitioning
 from user_llm.models import attention
 from user_llm.models import cross_attention as cross_attention_lib
+from user_llm.models import kv_cache
 from user_llm.models import layers
 
 
@@ -107,21 +107,6 @@ class DecoderConfig:
     return self.num_layers % self.cross_attention.every
 
 
-class Cache(NamedTuple):
-  """Keys and values of text: a prompt's, and of what rows add to it.
-
-  Attributes:
-    prompt: Float [B, T, K, H] leaves, shared by the P rows of a user; those of
-      scanned groups with a leading axis.
-    added: Float [R, U, K, H] leaves, likewise.
-    length: i32[], slots of `added` that are filled.
-  """
-
-  prompt: tuple
-  added: tuple
-  length: jax.Array
-
-
 class DecoderLayer(nn.Module):
   """Pre-norm block: rotary grouped attention, gated feed-forward."""
 
@@ -131,34 +116,46 @@ class DecoderLayer(nn.Module):
       self,
       x_RTD: jax.Array,
       cache: tuple[attention.KeyValue, attention.KeyValue] | None,
-      length: jax.Array | None,
+      slots: kv_cache.Slots,
   ) -> tuple[jax.Array, attention.KeyValue]:
     config = self.config
     proj = attention.Projections(
         config.num_heads, config.num_kv_heads, config.head_dim,
         config.embed_dim, config.qkv_bias, name='attention',
     )
-    positions = jnp.arange(x_RTD.shape[1])
+    order = jnp.arange(x_RTD.shape[1])
+    positions = order[None]
     if cache is not None:
-      positions += cache[0].key.shape[1] + length
+      positions += cache[0].key.shape[1] + slots.length
+    if slots.pads is not None:
+      rows = x_RTD.shape[0] // slots.pads.shape[0]
+      positions -= jnp.repeat(slots.pads, rows)[:, None]
     q, kv = proj.query(x_RTD), proj.key_value(x_RTD)
-    q = attention.rotary(q, positions[None], config.rotary_base)
+    q = attention.rotary(q, positions, config.rotary_base)
     kv = kv._replace(
-        key=attention.rotary(kv.key, positions[None], config.rotary_base)
+        key=attention.rotary(kv.key, positions, config.rotary_base)
     )
     if cache is None:
-      mask = positions[:, None] >= positions
-      return proj.out(attention.attend(q, kv, mask[None])), kv
+      mask = (order[:, None] >= order)[None]
+      if slots.pads is not None:
+        mask &= (positions >= 0)[:, None]
+      return proj.out(attention.attend(q, kv, mask)), kv
     prompt, added = cache
     added = attention.KeyValue(*(
-        jax.lax.dynamic_update_slice_in_dim(old, new, length, axis=1)
+        jax.lax.dynamic_update_slice_in_dim(old, new, slots.length, axis=1)
         for old, new in zip(added, kv)
     ))
-    slots = jnp.arange(added.key.shape[1])
-    mask = jnp.arange(x_RTD.shape[1])[:, None] + length >= slots
+    is_prompt_BS = jnp.arange(prompt.key.shape[1]) >= slots.pads[:, None]
+    is_added_TU = (
+        order[:, None] + slots.length >= jnp.arange(added.key.shape[1])
+    )
     split = lambda y: y.reshape(prompt.key.shape[0], -1, *y.shape[1:])
     y = cross_attention_lib.attend_shared(
-        split(q), prompt, own=jax.tree.map(split, added), own_mask_TU=mask
+        split(q),
+        prompt,
+        is_prompt_BS[:, None],
+        own=jax.tree.map(split, added),
+        own_mask_TU=is_added_TU,
     )
     return proj.out(y.reshape(q.shape)), added
 
@@ -167,13 +164,13 @@ class DecoderLayer(nn.Module):
       self,
       x_RTD: jax.Array,
       cache: tuple[attention.KeyValue, attention.KeyValue] | None = None,
-      length: jax.Array | None = None,
+      slots: kv_cache.Slots = kv_cache.Slots(),
   ) -> tuple[jax.Array, attention.KeyValue]:
     """Returns the output, and keys and values: all, or with a cache `added`."""
     config = self.config
     norm = lambda name: layers.RMSNorm(config.norm_epsilon, name=name)
     dropout = layers.Dropout(config.dropout_rate)
-    y_RTD, kv = self._attend(norm('attention_norm')(x_RTD), cache, length)
+    y_RTD, kv = self._attend(norm('attention_norm')(x_RTD), cache, slots)
     x_RTD = x_RTD + dropout(y_RTD)
     y_RTD = layers.MLP(config.mlp_dim, config.activation, name='mlp')(
         norm('mlp_norm')(x_RTD)
@@ -208,7 +205,7 @@ class Group(nn.Module):
       self,
       x_RTD: jax.Array,
       masks: tuple[jax.Array, jax.Array | None] | None,
-      length: jax.Array | None,
+      slots: kv_cache.Slots,
       keep_kv: bool,
       user_kv: attention.KeyValue | None,
       cache: tuple | None,
@@ -218,7 +215,7 @@ class Group(nn.Module):
     Args:
       x_RTD: Float input.
       masks: Mask and recency of the user tokens.
-      length: Filled slots of the cache.
+      slots: Of the prompts and the cache.
       keep_kv: Whether to return keys and values.
       user_kv: Of the user tokens, float[B, S, K, H]; None: no user.
       cache: For each layer, the prompt's and the added keys and values.
@@ -228,7 +225,7 @@ class Group(nn.Module):
       if user_kv is not None and i == self.num_layers - 1:
         x_RTD = self.cross_attention(x_RTD, user_kv, *masks)
       layer_cache = None if cache is None else tuple(c[i] for c in cache)
-      x_RTD, kv = layer(x_RTD, layer_cache, length)
+      x_RTD, kv = layer(x_RTD, layer_cache, slots)
       kept.append(kv)
     return x_RTD, tuple(kept) if keep_kv else None
 
@@ -282,8 +279,9 @@ class Decoder(nn.Module):
       self,
       tokens_RT: jax.Array,
       context: cross_attention_lib.UserContext | None = None,
-      cache: Cache | None = None,
+      cache: kv_cache.Cache | None = None,
       keep_kv: bool = False,
+      slots: kv_cache.Slots = kv_cache.Slots(),
   ) -> tuple[jax.Array, tuple | None]:
     """Runs the layers over tokens, or over what comes after a cache.
 
@@ -292,26 +290,28 @@ class Decoder(nn.Module):
       context: Of the B users; None: a plain language model.
       cache: Of earlier calls.
       keep_kv: Whether to return keys and values.
+      slots: Where `tokens_RT` begin, if some do with padding; a cache has its
+        own.
 
     Returns:
       Float [R, T, D], normed for `logits`; and if asked, keys and values: of
       these tokens, or with a cache `cache.added` with them written into it.
     """
     x_RTD = self.embed(tokens_RT)
-    user_kv = masks = length = None
+    user_kv = masks = None
     groups_cache = rest_cache = None
     if context is not None:
       user_kv, masks = context.key_value, (context.mask, context.recency)
     if cache is not None:
-      length = cache.length
+      slots = cache.slots
       groups_cache, rest_cache = zip(cache.prompt, cache.added)
     x_RTD, kv = self.groups(
-        x_RTD, masks, length, keep_kv, user_kv, groups_cache
+        x_RTD, masks, slots, keep_kv, user_kv, groups_cache
     )
     rest_kv = ()
     if self.config.num_rest:
       x_RTD, rest_kv = self.rest(
-          x_RTD, None, length, keep_kv, None, rest_cache
+          x_RTD, None, slots, keep_kv, None, rest_cache
       )
     x_RTD = self.norm(x_RTD)
     if self.is_initializing():
@@ -339,11 +339,11 @@ class Decoder(nn.Module):
       context: cross_attention_lib.UserContext | None,
       rows: int,
       capacity: int,
-  ) -> tuple[jax.Array, Cache]:
+  ) -> tuple[jax.Array, kv_cache.Cache]:
     """Reads prompts.
 
     Args:
-      tokens_BT: i32 prompts without padding.
+      tokens_BT: i32 prompts, padded at their beginning with 0.
       context: Of the users.
       rows: P, the rows that will continue each prompt.
       capacity: Tokens that a row may add.
@@ -351,32 +351,21 @@ class Decoder(nn.Module):
     Returns:
       f32[B, V], the logits of what comes next, and a cache for `extend`.
     """
-    x_BTD, prompt = self(tokens_BT, context, keep_kv=True)
-
-    def room(kv: jax.Array) -> jax.Array:
-      *leading, batch, _, heads, width = kv.shape
-      shape = (*leading, batch * rows, capacity, heads, width)
-      return jnp.zeros(shape, kv.dtype)
-
-    cache = Cache(prompt, jax.tree.map(room, prompt), jnp.int32(0))
+    pads_B = kv_cache.pads(tokens_BT)
+    x_BTD, prompt = self(
+        tokens_BT, context, keep_kv=True, slots=kv_cache.Slots(pads_B)
+    )
+    cache = kv_cache.with_room(prompt, pads_B, rows, capacity)
     return self.logits(x_BTD[:, -1:])[:, 0], cache
 
   def extend(
       self,
       tokens_R: jax.Array,
       context: cross_attention_lib.UserContext | None,
-      cache: Cache,
-  ) -> tuple[jax.Array, Cache]:
+      cache: kv_cache.Cache,
+  ) -> tuple[jax.Array, kv_cache.Cache]:
     """Adds one token to each row; returns f32[R, V] logits and the cache."""
     x_RTD, added = self(tokens_R[:, None], context, cache, keep_kv=True)
-    cache = cache._replace(added=added, length=cache.length + 1)
+    slots = cache.slots._replace(length=cache.slots.length + 1)
+    cache = cache._replace(added=added, slots=slots)
     return self.logits(x_RTD)[:, 0], cache
-
-
-def reorder(cache: Cache, rows_R: jax.Array) -> Cache:
-  """Row r of the result is row `rows_R[r]` (of the same user)."""
-  groups, rest = cache.added
-  take = lambda axis: lambda x: jnp.take(x, rows_R, axis=axis)
-  return cache._replace(
-      added=(jax.tree.map(take(1), groups), jax.tree.map(take(0), rest))
-  )

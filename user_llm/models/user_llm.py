@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from user_llm.models import cross_attention
 from user_llm.models import decoder as decoder_lib
+from user_llm.models import kv_cache
 from user_llm.models import layers
 from user_llm.models import resampler as resampler_lib
 from user_llm.models import user_encoder as encoder_lib
@@ -109,28 +110,25 @@ class UserLLM(nn.Module):
     user = user._replace(tokens=self.projection(user.tokens))
     return self.decoder.user_context(user)
 
-  def __call__(
-      self, batch: Mapping[str, jax.Array], first_column: int = 0
-  ) -> jax.Array:
-    """Teacher-forced logits of the text columns from `first_column` on.
+  def __call__(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+    """Teacher-forced logits.
 
     Args:
       batch: `input_tokens` i32[B, P, T] and what describes the users.
-      first_column: Static; the columns before it are read, not predicted.
 
     Returns:
-      f32[B, P, T - first_column, V].
+      f32[B, P, T, V].
     """
     tokens_BPT = batch['input_tokens']
     tokens_RT = tokens_BPT.reshape(-1, tokens_BPT.shape[-1])
     x_RTD, _ = self.decoder(tokens_RT, self.user_context(batch))
-    logits = self.decoder.logits(x_RTD[:, first_column:])
+    logits = self.decoder.logits(x_RTD)
     return logits.reshape(*tokens_BPT.shape[:2], *logits.shape[1:])
 
   def prefill(
       self, batch: Mapping[str, jax.Array], rows: int, capacity: int
-  ) -> tuple[jax.Array, cross_attention.UserContext | None, decoder_lib.Cache]:
-    """Reads users and prompts: `prompt_tokens` i32[B, 1, T].
+  ) -> tuple[jax.Array, cross_attention.UserContext | None, kv_cache.Cache]:
+    """Reads users and prompts: `prompt_tokens` i32[B, 1, T], padded in front.
 
     Returns:
       f32[B, V] logits of what comes next; the users and the cache, for `extend`
@@ -152,7 +150,7 @@ class UserLLM(nn.Module):
       self,
       tokens_R: jax.Array,
       context: cross_attention.UserContext | None,
-      cache: decoder_lib.Cache,
-  ) -> tuple[jax.Array, decoder_lib.Cache]:
+      cache: kv_cache.Cache,
+  ) -> tuple[jax.Array, kv_cache.Cache]:
     """Adds one token to each row; f32[R, V] logits and the cache."""
     return self.decoder.extend(tokens_R, context, cache)

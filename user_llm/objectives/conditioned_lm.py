@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from user_llm.decoding import beam_search
 from user_llm.decoding import trie
-from user_llm.models import decoder
+from user_llm.models import kv_cache
 from user_llm.models import user_llm
 from user_llm.objectives import objective as objective_lib
 
@@ -53,26 +53,20 @@ class ConditionedLM:
       batch: objective_lib.Batch,
       rng: jax.Array | None,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """-log p(token), is it the most likely, and its weight: f32[B, P, T']."""
-    # A batch of one task has its prompt, bos + question: the columns that
-    # predict the question are neither scored nor computed.
-    first = 0
-    if 'prompt_tokens' in batch:
-      first = batch['prompt_tokens'].shape[-1] - 1
+    """-log p(token), is it the most likely, and its weight: f32[B, P, T]."""
     logits_BPTV = self.module.apply(
         {'params': params},
         batch,
-        first,
         rngs=None if rng is None else {'dropout': rng},
     )
-    targets_BPT = batch['target_tokens'][..., first:]
-    weights_BPT = batch['loss_weights'][..., first:]
-    is_target = jnp.arange(logits_BPTV.shape[-1]) == targets_BPT[..., None]
+    is_target = (
+        jnp.arange(logits_BPTV.shape[-1]) == batch['target_tokens'][..., None]
+    )
     # Not a gather, whose gradient is a slow scatter on CPU.
     target_BPT = jnp.sum(jnp.where(is_target, logits_BPTV, 0), axis=-1)
     nats_BPT = jax.nn.logsumexp(logits_BPTV, axis=-1) - target_BPT
     correct_BPT = target_BPT >= jnp.max(logits_BPTV, axis=-1)
-    return nats_BPT, correct_BPT, weights_BPT
+    return nats_BPT, correct_BPT, batch['loss_weights']
 
   def loss(
       self,
@@ -117,8 +111,9 @@ def beam_search_answers(
   Args:
     objective: Of the model.
     params: Of the model.
-    batch: `prompt_tokens` i32[B, 1, T], the keys of `UserLLMConfig.user_keys`,
-      and, for the second policy, `seen_item` i32[B, S].
+    batch: `prompt_tokens` i32[B, 1, T] padded in front, the keys of
+      `UserLLMConfig.user_keys`, and, for the second policy, `seen_item`
+      i32[B, S].
     answers: The candidates.
     beam_size: Answers K, and beams.
 
@@ -132,7 +127,7 @@ def beam_search_answers(
       variables, batch, beam_size, answers.max_length - 1, method='prefill'
   )
 
-  def extend(tokens_R: jax.Array, cache: decoder.Cache):
+  def extend(tokens_R: jax.Array, cache: kv_cache.Cache):
     return objective.module.apply(
         variables, tokens_R, context, cache, method='extend'
     )
@@ -144,7 +139,7 @@ def beam_search_answers(
   for prefix, allowed_BA in policies.items():
     found[f'{prefix}answers'], found[f'{prefix}scores'] = (
         beam_search.beam_search(
-            answers, allowed_BA, logits_BV, cache, extend, decoder.reorder,
+            answers, allowed_BA, logits_BV, cache, extend, kv_cache.reorder,
             beam_size,
         )
     )
