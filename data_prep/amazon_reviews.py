@@ -18,25 +18,26 @@ import msgspec
 
 from data_prep import raw
 from data_prep import review_files
+from data_prep import review_layouts
 
 TEXTS = ('summary', 'review')
 _BREAK = re.compile(r'<br ?/?>')
 
 
 class _Review2018(msgspec.Struct, gc=False):
-  user: review_files.Id = msgspec.field(name='reviewerID')
-  item: review_files.Id = msgspec.field(name='asin')
-  rating: review_files.Stars = msgspec.field(name='overall')
-  time: review_files.Secs = msgspec.field(name='unixReviewTime')
+  user: review_layouts.Id = msgspec.field(name='reviewerID')
+  item: review_layouts.Id = msgspec.field(name='asin')
+  rating: review_layouts.Stars = msgspec.field(name='overall')
+  time: review_layouts.Secs = msgspec.field(name='unixReviewTime')
   summary: str | None = None
   review: str | None = msgspec.field(name='reviewText', default=None)
 
 
 class _Review2023(msgspec.Struct, gc=False):
-  user: review_files.Id = msgspec.field(name='user_id')
-  item: review_files.Id = msgspec.field(name='parent_asin')
-  rating: review_files.Stars
-  time: review_files.Millisecs = msgspec.field(name='timestamp')
+  user: review_layouts.Id = msgspec.field(name='user_id')
+  item: review_layouts.Id = msgspec.field(name='parent_asin')
+  rating: review_layouts.Stars
+  time: review_layouts.Millisecs = msgspec.field(name='timestamp')
   summary: str | None = msgspec.field(name='title', default=None)
   review: str | None = msgspec.field(name='text', default=None)
 
@@ -44,7 +45,7 @@ class _Review2023(msgspec.Struct, gc=False):
 class _Item2018(msgspec.Struct):
   """2014 has `categories`, of several paths; 2018 `category`, of one."""
 
-  item: review_files.Id = msgspec.field(name='asin')
+  item: review_layouts.Id = msgspec.field(name='asin')
   title: str | None = None
   categories: list[list[str]] | None = None
   category: list[str] | None = None
@@ -55,7 +56,7 @@ class _Item2018(msgspec.Struct):
 
 
 class _Item2023(msgspec.Struct):
-  item: review_files.Id = msgspec.field(name='parent_asin')
+  item: review_layouts.Id = msgspec.field(name='parent_asin')
   title: str | None = None
   categories: list[str] | None = None
   main: str | None = msgspec.field(name='main_category', default=None)
@@ -91,28 +92,28 @@ def read(
     )
   items = functools.partial(_item_columns, depth=category_depth)
   layouts = (
-      review_files.Layout(
+      review_layouts.Layout(
           name='2014 or 2018 reviews',
           kind='events',
           keys=frozenset({'reviewerID', 'asin', 'overall', 'unixReviewTime'}),
           row_type=_Review2018,
           columns=functools.partial(_event_columns, ticks_per_sec=1),
       ),
-      review_files.Layout(
+      review_layouts.Layout(
           name='2023 reviews',
           kind='events',
           keys=frozenset({'user_id', 'parent_asin', 'rating', 'timestamp'}),
           row_type=_Review2023,
           columns=functools.partial(_event_columns, ticks_per_sec=1000),
       ),
-      review_files.Layout(
+      review_layouts.Layout(
           name='2023 metadata',
           kind='items',
           keys=frozenset({'parent_asin', 'title'}),
           row_type=_Item2023,
           columns=items,
       ),
-      review_files.Layout(
+      review_layouts.Layout(
           name='2014 or 2018 metadata',
           kind='items',
           keys=frozenset({'asin', 'title'}),
@@ -165,9 +166,9 @@ def _categories(row: Any, depth: int) -> list[str]:
   """Of each path the part at that depth, or its last; none of them twice."""
   chosen = []
   for path in row.paths():
-    names = review_files.labels(
+    names = review_layouts.labels(
         # 2018 has scraps of HTML among them.
         _plain(name) for name in path or [row.main or ''] if '<' not in name
     )
     chosen += names[:depth][-1:]
-  return review_files.labels(chosen)
+  return review_layouts.labels(chosen)

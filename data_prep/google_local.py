@@ -15,20 +15,21 @@ import msgspec
 
 from data_prep import raw
 from data_prep import review_files
+from data_prep import review_layouts
 
 TEXTS = ('review',)
 
 
 class _Review(msgspec.Struct, gc=False):
-  user: review_files.Id = msgspec.field(name='user_id')
-  item: review_files.Id = msgspec.field(name='gmap_id')
-  rating: review_files.Stars
-  time: review_files.Millisecs
+  user: review_layouts.Id = msgspec.field(name='user_id')
+  item: review_layouts.Id = msgspec.field(name='gmap_id')
+  rating: review_layouts.Stars
+  time: review_layouts.Millisecs
   review: str | None = msgspec.field(name='text', default=None)
 
 
 class _Place(msgspec.Struct):
-  item: review_files.Id = msgspec.field(name='gmap_id')
+  item: review_layouts.Id = msgspec.field(name='gmap_id')
   title: str | None = msgspec.field(name='name', default=None)
   category: list[str] | None = None
 
@@ -59,14 +60,14 @@ def read(
         f'--max_categories must be at least 1, got {max_categories}.'
     )
   layouts = (
-      review_files.Layout(
+      review_layouts.Layout(
           name='2021 reviews',
           kind='events',
           keys=frozenset({'user_id', 'gmap_id', 'rating', 'time'}),
           row_type=_Review,
           columns=_event_columns,
       ),
-      review_files.Layout(
+      review_layouts.Layout(
           name='2021 metadata',
           kind='items',
           keys=frozenset({'gmap_id', 'name'}),
@@ -104,7 +105,7 @@ def _item_columns(
       'item': [row.item for row in rows],
       'title': [' '.join((row.title or '').split()) for row in rows],
       'labels': [
-          '|'.join(review_files.labels(row.category or ())[:max_categories])
+          '|'.join(review_layouts.labels(row.category or ())[:max_categories])
           for row in rows
       ],
   }

@@ -5,12 +5,11 @@ told apart by their fields, a file a category or state.
 """
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 import polars as pl
 
 from data_prep import items
@@ -19,39 +18,11 @@ from data_prep import parallel
 from data_prep import privacy
 from data_prep import progress
 from data_prep import raw
+from data_prep import review_layouts
 from data_prep import writing
 
-_SUFFIXES = ('.json', '.jsonl', '.json.gz', '.jsonl.gz')
-_PROBED_BYTES = 1 << 18
 # Below it, starting processes takes longer than the work.
 _LEAST_PARALLEL_BYTES = 32 << 20
-
-# Types of the layouts' fields; what does not fit is the reason of a reject.
-Id = Annotated[str, msgspec.Meta(min_length=1)]
-Stars = Annotated[float, msgspec.Meta(ge=1, le=5)]
-# Up to the year 2100: milliseconds for seconds shall not pass.
-Secs = Annotated[int, msgspec.Meta(ge=0, lt=4_102_444_800)]
-Millisecs = Annotated[int, msgspec.Meta(ge=0, lt=4_102_444_800_000)]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Layout:
-  """How a file's lines look.
-
-  Attributes:
-    name: For the manifest and messages.
-    kind: 'events', or 'items' if lines describe them.
-    keys: Fields that tell it from the layouts after it.
-    row_type: What a line is decoded to; checks it and drops what is not used.
-    columns: Makes columns of decoded rows. Of events: user (as upstream has
-      it), item, timestamp, rating and the texts; of items: item, title, labels.
-  """
-
-  name: str
-  kind: raw.Kind
-  keys: frozenset[str]
-  row_type: type[msgspec.Struct]
-  columns: Callable[[Sequence[Any]], Mapping[str, list[Any]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +44,7 @@ class ReadOptions:
 class _Job:
   path: pathlib.Path
   index: int
-  layout: Layout
+  layout: review_layouts.Layout
   schema: Mapping[str, pl.DataType]
   missable: tuple[str, ...]
   directory: pathlib.Path
@@ -87,74 +58,10 @@ class _Report:
   broken_line: int | None
 
 
-def labels(names: Iterable[str]) -> list[str]:
-  """Names as labels: one line each, none empty or twice, none with a '|'."""
-  clean = (' '.join(name.replace('|', '/').split()) for name in names)
-  return list(dict.fromkeys(filter(None, clean)))
-
-
-def find_files(inputs: Sequence[str]) -> list[pathlib.Path]:
-  """The files in the order given; those of a directory by name."""
-  files = []
-  for given in map(pathlib.Path, inputs):
-    if given.is_dir():
-      inside = [
-          path
-          for path in sorted(given.iterdir())
-          if path.name.endswith(_SUFFIXES) and path.name[0] not in '._'
-      ]
-      if not inside:
-        raise ValueError(
-            f'--input {given} holds no file in {", ".join(_SUFFIXES)}.'
-        )
-      files += inside
-    elif given.is_file():
-      files.append(given)
-    else:
-      raise ValueError(
-          f'--input {given} does not exist; give files, or directories of them.'
-      )
-  names = collections.Counter(path.name for path in files)
-  twice = [name for name, count in names.items() if count > 1]
-  if twice:
-    raise ValueError(
-        f'--input has {twice[0]} more than once; the manifest and the rejects '
-        'know files by their names: give it once, or rename one.'
-    )
-  return files
-
-
-def detect(path: pathlib.Path, layouts: Sequence[Layout]) -> Layout:
-  """The first layout whose fields the file's first rows have."""
-  keys = sorted(frozenset().union(*(layout.keys for layout in layouts)))
-  probe = msgspec.defstruct('Probe', [(k, Any, msgspec.UNSET) for k in keys])
-  blocks = json_lines.read_blocks(path, probe, block_bytes=_PROBED_BYTES)
-  rows = next(blocks).rows
-  blocks.close()
-  found = {
-      key
-      for row in rows
-      for key in keys
-      if getattr(row, key) is not msgspec.UNSET
-  }
-  for layout in layouts:
-    if layout.keys <= found:
-      return layout
-  known = '; '.join(
-      f'{layout.name}: {", ".join(sorted(layout.keys))}' for layout in layouts
-  )
-  what = (
-      f'has of these fields only {", ".join(sorted(found)) or "none"}'
-      if rows
-      else 'has no JSON object in its first lines'
-  )
-  raise ValueError(f'{path} {what}. Looked for: {known}.')
-
-
 def read(
     *,
     inputs: Sequence[str],
-    layouts: Sequence[Layout],
+    layouts: Sequence[review_layouts.Layout],
     texts: Sequence[str],
     options: ReadOptions,
     scratch: pathlib.Path,
@@ -176,29 +83,8 @@ def read(
   Raises:
     ValueError: A file is absent, unknown, broken off, or has too many rejects.
   """
-  files = find_files(inputs)
-  events, described = scratch / 'events', scratch / 'items'
-  event_columns = {
-      **raw.EVENT_COLUMNS, 'rating': pl.Float32, **dict.fromkeys(texts, pl.String)
-  }
-  jobs = []
-  for index, path in enumerate(files):
-    layout = detect(path, layouts)
-    is_event = layout.kind == 'events'
-    jobs.append(
-        _Job(
-            path=path,
-            index=index,
-            layout=layout,
-            schema=event_columns if is_event else items.COLUMNS,
-            missable=tuple(texts) if is_event else ('title', 'labels'),
-            directory=events if is_event else described,
-            user_key=options.user_key,
-        )
-    )
-  _check_layouts(jobs)
-  events.mkdir()
-  described.mkdir()
+  files = review_layouts.find_files(inputs)
+  jobs = _jobs(files, layouts, texts, options.user_key, scratch)
   rejects = raw.Rejects()
   num_rows = collections.Counter()
   sources = {}
@@ -210,10 +96,10 @@ def read(
   with progress.stage('one row an item') as stage:
     stage.rows = num_rows['items']
     first = items.first_descriptions(
-        described, files=[path.name for path in files], rejects=rejects
+        scratch / 'items', files=[path.name for path in files], rejects=rejects
     )
   return raw.RawDataset(
-      events=events,
+      events=scratch / 'events',
       items=first,
       rejects=rejects,
       num_event_rows=num_rows['events'],
@@ -224,6 +110,43 @@ def read(
       user_key_id=options.user_key.id,
       **described_as,
   )
+
+
+def _jobs(
+    files: Sequence[pathlib.Path],
+    layouts: Sequence[review_layouts.Layout],
+    texts: Sequence[str],
+    user_key: privacy.UserKey,
+    scratch: pathlib.Path,
+) -> list[_Job]:
+  columns = {
+      'events': {
+          **raw.EVENT_COLUMNS,
+          'rating': pl.Float32,
+          **dict.fromkeys(texts, pl.String),
+      },
+      'items': items.COLUMNS,
+  }
+  for kind in columns:
+    (scratch / kind).mkdir()
+  jobs = []
+  for index, path in enumerate(files):
+    layout = review_layouts.detect(path, layouts)
+    jobs.append(
+        _Job(
+            path=path,
+            index=index,
+            layout=layout,
+            schema=columns[layout.kind],
+            missable=(
+                tuple(texts) if layout.kind == 'events' else ('title', 'labels')
+            ),
+            directory=scratch / layout.kind,
+            user_key=user_key,
+        )
+    )
+  _check_layouts(jobs)
+  return jobs
 
 
 def _check_layouts(jobs: Sequence[_Job]) -> None:

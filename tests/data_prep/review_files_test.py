@@ -9,6 +9,7 @@ from data_prep import amazon_reviews
 from data_prep import parallel
 from data_prep import privacy
 from data_prep import review_files
+from data_prep import review_layouts
 import polars as pl
 import pytest
 
@@ -119,14 +120,14 @@ def test_unknown_input(files, message, tmp_path):
 
 def test_absent_and_doubled_input(tmp_path):
   with pytest.raises(ValueError, match='nowhere does not exist'):
-    review_files.find_files([str(tmp_path / 'nowhere')])
+    review_layouts.find_files([str(tmp_path / 'nowhere')])
   for name in 'ab':
     (tmp_path / name).mkdir()
     (tmp_path / name / 'x.json').write_text('')
   with pytest.raises(ValueError, match='x.json more than once'):
-    review_files.find_files([str(tmp_path / name) for name in 'ab'])
+    review_layouts.find_files([str(tmp_path / name) for name in 'ab'])
   (tmp_path / 'a' / '._x.json').write_text('')
-  assert review_files.find_files([str(tmp_path / 'a')]) == [
+  assert review_layouts.find_files([str(tmp_path / 'a')]) == [
       tmp_path / 'a' / 'x.json'
   ]
 
