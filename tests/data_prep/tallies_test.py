@@ -1,0 +1,48 @@
+"""Tests of the data card's counts, against worked examples."""
+
+from data_prep import tallies
+import numpy as np
+from user_llm.data import schema
+
+
+def test_tally():
+  day = tallies.DAY_SECS
+  counted = tallies.tally(
+      schema.EventSchema(
+          name='toy', modalities=(schema.Modality(name='item', size=4),)
+      ),
+      np.array([0, 2, 3, 5]),
+      {
+          'item': np.array([1, 2, 1, 2, 1], np.int32),
+          # The last is of the year 5000, so perhaps in another unit.
+          'timestamp': np.array([0, day - 1, day, 3 * day, 95_617_584_000]),
+      },
+      {},
+  )
+  # One user with one event, two with two.
+  np.testing.assert_array_equal(counted.lengths, [0, 1, 2])
+  np.testing.assert_array_equal(counted.days[:4], [2, 1, 0, 1])
+  assert counted.days[-1] == 1 and counted.days.sum() == 5
+  assert len(counted.days) - 1 == (
+      np.datetime64('2100-01-01') - np.datetime64('1970-01-01')
+  ).astype(int)
+  np.testing.assert_array_equal(counted.values['item'], [0, 3, 2, 0])
+
+
+def test_texts_are_counted_as_they_pass():
+  counted = tallies.TextTallies(['review'])
+  batches = [{'review': ['', 'a', 'bb']}, {'review': ['', 'é' * 10]}]
+  assert list(counted.watch(iter(batches))) == batches
+  counts = counted.counts['review']
+  assert counts[0] == 2
+  edges = tallies.TEXT_EDGES
+  for length in (1, 2, 10):
+    bin_of = np.flatnonzero(edges <= length)[-1]
+    assert counts[bin_of + 1] == 1, length
+  assert counts.sum() == 5
+
+
+def test_text_longer_than_all_edges():
+  counted = tallies.TextTallies(['review'])
+  list(counted.watch([{'review': ['x' * 200_000]}]))
+  assert counted.counts['review'][-1] == 1
