@@ -13,7 +13,8 @@ import re
 
 import polars as pl
 
-from data_prep import common
+from data_prep import privacy
+from data_prep import raw
 from data_prep import rows
 from data_prep import sources
 from data_prep import writing
@@ -41,15 +42,17 @@ def read(
     scratch: pathlib.Path,
     name: str | None = None,
     max_reject_fraction: float = 0.01,
-) -> common.RawDataset:
+    user_key: privacy.UserKey | None = None,
+) -> raw.RawDataset:
   """Parses a MovieLens directory or zip.
 
   Args:
     path: The directory, one that holds it, or a zip of either.
-    scratch: Where a zip may be unpacked for the while.
+    scratch: An empty directory for the Parquet files.
     name: The dataset's name; by default from the directory's, as
       movielens_100k, or from what tells 1m and 10m apart.
     max_reject_fraction: Of bad rows in a file, before it is refused.
+    user_key: Hashes the users; they are pseudonyms already.
 
   Returns:
     The ratings, in file order, and the movies.
@@ -57,6 +60,8 @@ def read(
   Raises:
     ValueError: The input is missing, unknown or damaged.
   """
+  rejects = raw.Rejects()
+  events = raw.EventParts(scratch / 'events')
   with sources.open_source(path, LAYOUTS, scratch=scratch) as found:
     layout, folder, files, beside = found
     ratings_file, movies_file = LAYOUTS[layout][:2]
@@ -67,24 +72,43 @@ def read(
       movie_rows = _dat_movies(files[movies_file])
     else:
       movie_rows = _csv_movies(files[movies_file])
-    movies = _read_movies(files[movies_file], movie_rows)
-    rows.check_rejects(movies, max_reject_fraction)
-    ratings = _read_ratings(
-        files[ratings_file], layout, movies.rows['item'].unique()
+    movies, num_item_rows = _read_movies(
+        files[movies_file], movie_rows, rejects
     )
-    rows.check_rejects(ratings, max_reject_fraction)
-    described = {movies_file: movies.source, ratings_file: ratings.source}
-    for other in LAYOUTS[layout][2:]:
+    rejects.check(
+        'items',
+        file=movies_file,
+        num_rows=num_item_rows,
+        max_reject_fraction=max_reject_fraction,
+    )
+    ratings = _read_ratings(
+        files[ratings_file], layout, movies['item'], events, rejects, user_key
+    )
+    rejects.check(
+        'events',
+        file=ratings_file,
+        num_rows=ratings.num_rows,
+        max_reject_fraction=max_reject_fraction,
+    )
+    described = {ratings_file: ratings.source}
+    for other in (movies_file, *LAYOUTS[layout][2:]):
       described[other] = {
           'sha256': writing.sha256_of(files[other]),
           'bytes': files[other].stat().st_size,
       }
-  return common.RawDataset(
+  items = scratch / 'items.parquet'
+  movies.with_columns(pl.col('item').cast(pl.String)).write_parquet(items)
+  return raw.RawDataset(
       name=name or _dataset_name(layout, folder, pathlib.Path(path), beside),
-      events=ratings.rows,
-      items=movies.rows,
-      rejects=pl.concat([movies.rejects, ratings.rejects]),
+      events=scratch / 'events',
+      items=items,
+      rejects=rejects,
+      num_event_rows=ratings.num_rows,
+      num_item_rows=num_item_rows,
       sources=described,
+      item_noun='film',
+      label_name='genre',
+      user_key_id=user_key and user_key.id,
   )
 
 
@@ -105,7 +129,12 @@ def _dataset_name(
 
 
 def _read_ratings(
-    path: pathlib.Path, layout: str, known_items: pl.Series
+    path: pathlib.Path,
+    layout: str,
+    known_items: pl.Series,
+    events: raw.EventParts,
+    rejects: raw.Rejects,
+    user_key: privacy.UserKey | None,
 ) -> rows.ParsedFile:
   separator = _SEPARATORS[layout]
   user, item, rating, timestamp = map(
@@ -127,8 +156,18 @@ def _read_ratings(
       (timestamp < 0, 'negative time'),
       (~item.is_in(known_items.implode()), 'unknown movie'),
   )
+
+  def write(block: pl.DataFrame) -> None:
+    block = block.with_columns(pl.col('user', 'item').cast(pl.String))
+    if user_key is not None:
+      block = block.with_columns(user_key.hash_all(block['user']))
+    events.write(block.rename({'line': 'seq'}))
+
   return rows.read_rows(
       path,
+      write=write,
+      rejects=rejects,
+      show_rejects=user_key is None,
       header=_RATINGS_HEADER if layout == 'csv' else None,
       split=lambda line: line.str.split_exact(separator, 4),
       fields=[
@@ -151,9 +190,11 @@ def _read_ratings(
 _MovieRows = Iterator[tuple[int, str, tuple[str, str, str] | None]]
 
 
-def _read_movies(path: pathlib.Path, movie_rows: _MovieRows) -> rows.ParsedFile:
+def _read_movies(
+    path: pathlib.Path, movie_rows: _MovieRows, rejects: raw.Rejects
+) -> tuple[pl.DataFrame, int]:
+  """The movies (item Int64, title, labels), and how many rows were read."""
   items: dict[int, tuple[str, str]] = {}
-  rejects = []
   num_rows = 0
   for line, row, fields in movie_rows:
     num_rows += 1
@@ -167,23 +208,18 @@ def _read_movies(path: pathlib.Path, movie_rows: _MovieRows) -> rows.ParsedFile:
     elif not fields[1].strip():
       reason = 'no title'
     if reason is not None:
-      rejects.append((path.name, line, reason, row))
+      rejects.add('items', file=path.name, line=line, reason=reason, row=row)
       continue
     movie, title, genres = fields
     items[int(movie)] = (' '.join(title.split()), genres.strip() or _NO_GENRE)
   if not num_rows:
     raise ValueError(f'{path} holds no movies.')
-  return rows.ParsedFile(
-      rows=pl.DataFrame(
-          [(movie, *rest) for movie, rest in items.items()],
-          schema={'item': pl.Int64, 'title': pl.String, 'genre': pl.String},
-          orient='row',
-      ),
-      rejects=pl.DataFrame(rejects, schema=rows.REJECT_SCHEMA, orient='row'),
-      num_rows=num_rows,
-      sha256=writing.sha256_of(path),
-      num_bytes=path.stat().st_size,
+  movies = pl.DataFrame(
+      [(movie, *rest) for movie, rest in items.items()],
+      schema={'item': pl.Int64, 'title': pl.String, 'labels': pl.String},
+      orient='row',
   )
+  return movies, num_rows
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:

@@ -26,6 +26,9 @@ class Stage:
     self._task = task
     self.rows = 0
 
+  def describe(self, text: str) -> None:
+    self._bar.update(self._task, description=text)
+
   def advance(self, amount: int) -> None:
     self._bar.advance(self._task, amount)
 

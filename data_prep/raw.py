@@ -172,6 +172,7 @@ class RawDataset:
     modalities: Further features.
     texts: Names of the text columns.
     user_key_id: Of the key that hashed the users; None if nothing did.
+    extra_files: Further files of the dataset: name to text.
   """
 
   name: str
@@ -186,3 +187,4 @@ class RawDataset:
   modalities: tuple[RawModality, ...] = ()
   texts: tuple[str, ...] = ()
   user_key_id: str | None = None
+  extra_files: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -8,21 +8,10 @@ import pathlib
 import polars as pl
 
 from data_prep import progress
+from data_prep import raw
 
 # Small enough for a bar that moves, large enough to keep every core busy.
 _BLOCK_BYTES = 16 << 20
-_SHOWN_REJECTS = 5
-
-REJECT_SCHEMA = {
-    'file': pl.String,
-    'line': pl.Int64,
-    'reason': pl.String,
-    'row': pl.String,
-}
-
-
-def no_rejects() -> pl.DataFrame:
-  return pl.DataFrame(schema=REJECT_SCHEMA)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,15 +19,11 @@ class ParsedFile:
   """What one source file held.
 
   Attributes:
-    rows: The good rows, in file order.
-    rejects: The bad ones: file, line (from 1), reason, row.
     num_rows: Good and bad.
     sha256: Of the file.
     num_bytes: Of the file.
   """
 
-  rows: pl.DataFrame
-  rejects: pl.DataFrame
   num_rows: int
   sha256: str
   num_bytes: int
@@ -62,25 +47,30 @@ def read_rows(
     fields: Sequence[pl.Expr],
     reason: pl.Expr,
     split: Callable[[pl.Expr], pl.Expr],
+    write: Callable[[pl.DataFrame], None],
+    rejects: raw.Rejects,
     header: str | None = None,
+    show_rejects: bool = True,
 ) -> ParsedFile:
-  """Parses a file block by block; empty lines are no rows.
+  """Parses a file of events block by block; empty lines are no rows.
 
   Args:
     path: The file; lines end in LF or CRLF.
     fields: The columns to make, over the fields of `split`.
     reason: Why the row is bad, over the fields and `fields`; null if good.
     split: Makes a struct of string fields from the line.
+    write: Takes the good rows of a block: `fields` and line, from 1.
+    rejects: Where the bad ones go.
     header: The first line, if there has to be one.
+    show_rejects: Whether rejects may show what the row holds.
 
   Returns:
-    The good rows with the columns `fields`, and the bad ones.
+    What the file was.
 
   Raises:
     ValueError: The header is another one.
   """
   digest = hashlib.sha256()
-  good, bad = [], []
   line_number = 0
   num_rows = 0
   num_bytes = path.stat().st_size
@@ -105,21 +95,22 @@ def read_rows(
       line_number += len(lines)
       num_rows += len(frame)
       is_bad = frame['reason'].is_not_null()
-      if is_bad.any():
-        bad.append(
-            frame.filter(is_bad).select(
-                pl.lit(path.name).alias('file'), 'line', 'reason', 'row'
-            )
+      for line, fault, row in (
+          frame.filter(is_bad).select('line', 'reason', 'row').iter_rows()
+      ):
+        rejects.add(
+            'events',
+            file=path.name,
+            line=line,
+            reason=fault,
+            row=row if show_rejects else None,
         )
-        frame = frame.filter(~is_bad)
-      good.append(frame.drop('line', 'reason', 'row'))
+      write(frame.filter(~is_bad).drop('reason', 'row'))
       stage.advance(len(block))
       stage.rows = num_rows
-  if not good:
+  if not num_rows:
     raise ValueError(f'{path} holds no rows.')
   return ParsedFile(
-      rows=pl.concat(good),
-      rejects=pl.concat([no_rejects(), *bad]),
       num_rows=num_rows,
       sha256=digest.hexdigest(),
       num_bytes=num_bytes,
@@ -147,26 +138,3 @@ def _parse(
       .select(*names, 'line', 'reason', 'row')
       .collect()
   )
-
-
-def check_rejects(parsed: ParsedFile, max_reject_fraction: float) -> None:
-  """Raises a ValueError that shows the first rejects if there are too many."""
-  rejects = parsed.rejects
-  if len(rejects) <= max_reject_fraction * parsed.num_rows:
-    return
-  counts = ', '.join(f'{n:,} {r}' for r, n in count_rejects(rejects).items())
-  first = '; '.join(
-      f'{r["file"]}:{r["line"]}: {r["reason"]}: {r["row"][:80]!r}'
-      for r in rejects.head(_SHOWN_REJECTS).iter_rows(named=True)
-  )
-  raise ValueError(
-      f'{rejects["file"][0]}: {len(rejects):,} of {parsed.num_rows:,} rows are '
-      f'bad ({counts}), more than --max_reject_fraction '
-      f'{max_reject_fraction:g} allows. The first: {first}. Mend the file or '
-      'raise --max_reject_fraction.'
-  )
-
-
-def count_rejects(rejects: pl.DataFrame) -> dict[str, int]:
-  counts = rejects.group_by('reason').len().sort('reason')
-  return dict(counts.iter_rows())

@@ -7,15 +7,19 @@ import pathlib
 
 import polars as pl
 
-from data_prep import common
+from data_prep import privacy
+from data_prep import raw
 from data_prep import rows
-
-_FIELDS = ('user', 'item')
 
 
 def read(
-    *, path: str, name: str, max_reject_fraction: float
-) -> common.RawDataset:
+    *,
+    path: str,
+    scratch: pathlib.Path,
+    name: str,
+    max_reject_fraction: float,
+    user_key: privacy.UserKey | None = None,
+) -> raw.RawDataset:
   """Parses a file of pairs.
 
   An item's title is `Item <id>`; an event's timestamp is its place in the
@@ -23,8 +27,10 @@ def read(
 
   Args:
     path: The file.
+    scratch: An empty directory for the Parquet files.
     name: The dataset's name.
     max_reject_fraction: Of bad rows, before the file is refused.
+    user_key: Hashes the users.
 
   Returns:
     The pairs, in file order.
@@ -35,6 +41,8 @@ def read(
         f'--input {file} is no file; it must be a text of one `user item` pair '
         'a line.'
     )
+  rejects = raw.Rejects()
+  blocks: list[pl.DataFrame] = []
   parsed = rows.read_rows(
       file,
       split=lambda line: line.str.strip_chars()
@@ -47,19 +55,33 @@ def read(
       reason=pl.when(
           pl.col('field_1').is_null() | pl.col('field_2').is_not_null()
       ).then(pl.lit('wrong field count')),
+      write=blocks.append,
+      rejects=rejects,
+      show_rejects=user_key is None,
   )
-  rows.check_rejects(parsed, max_reject_fraction)
-  user, item = common.natural_ids(*(parsed.rows[field] for field in _FIELDS))
-  events = pl.DataFrame({'user': user, 'item': item}).with_columns(
-      timestamp=pl.int_range(pl.len()).over('user')
+  rejects.check(
+      'events',
+      file=file.name,
+      num_rows=parsed.num_rows,
+      max_reject_fraction=max_reject_fraction,
   )
-  items = events.select(pl.col('item').unique()).with_columns(
+  events = pl.concat(blocks).rename({'line': 'seq'})
+  if user_key is not None:
+    events = events.with_columns(user_key.hash_all(events['user']))
+  raw.EventParts(scratch / 'events').write(
+      events.with_columns(timestamp=pl.int_range(pl.len()).over('user'))
+  )
+  items = scratch / 'items.parquet'
+  events.select(pl.col('item').unique(maintain_order=True)).with_columns(
       title=pl.format('Item {}', 'item')
-  )
-  return common.RawDataset(
+  ).write_parquet(items)
+  return raw.RawDataset(
       name=name,
-      events=events,
+      events=scratch / 'events',
       items=items,
-      rejects=parsed.rejects,
+      rejects=rejects,
+      num_event_rows=parsed.num_rows,
+      num_item_rows=0,
       sources={file.name: parsed.source},
+      user_key_id=user_key and user_key.id,
   )

@@ -1,12 +1,17 @@
 """The embedded dataset: a known world in MovieLens' layout, and its optimum."""
 
 import csv
+import dataclasses
 import json
 import pathlib
+import tempfile
 
 import numpy as np
 
+from data_prep import movielens
+from data_prep import privacy
 from data_prep import progress
+from data_prep import raw
 from data_prep import titles
 from data_prep import world as worlds
 from user_llm.data import schema
@@ -16,6 +21,34 @@ _CUTOFFS = (1, 5, 10)
 _POLICIES = ('all', 'unseen')
 _FIRST_TIME = 1_000_000_000
 _LONGEST_PAUSE_SECS = 86_400
+
+
+def read(
+    config: worlds.WorldConfig,
+    *,
+    seed: int,
+    scratch: pathlib.Path,
+    name: str,
+    user_key: privacy.UserKey | None = None,
+) -> raw.RawDataset:
+  """Simulates a world and reads it as any MovieLens.
+
+  Args:
+    config: The world.
+    seed: Of everything drawn.
+    scratch: An empty directory for the Parquet files.
+    name: The dataset's name.
+    user_key: Hashes the users.
+
+  Returns:
+    Its ratings and movies, and the optimum as `bayes.json`.
+  """
+  with tempfile.TemporaryDirectory(dir=scratch) as upstream:
+    bayes = simulate(config, seed=seed, directory=pathlib.Path(upstream))
+    ratings = movielens.read(
+        path=upstream, scratch=scratch, name=name, user_key=user_key
+    )
+  return dataclasses.replace(ratings, extra_files={BAYES_FILE: bayes})
 
 
 def simulate(

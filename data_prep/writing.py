@@ -1,76 +1,120 @@
 """Writes the files of a prepared dataset."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
-import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
 import sys
-import typing
 from typing import Any
 
 import numpy as np
+import polars as pl
 
+from data_prep import encoding
 from data_prep import progress
+from data_prep import raw as raw_lib
 from user_llm.data import schema
-
-if typing.TYPE_CHECKING:
-  from data_prep import common
 
 REJECTS_FILE = 'rejects.jsonl'
 _VERSION = '1.0.0'
-_EVENTS_PER_SHARD = 2_000_000
 
 
 def write_records(
-    encoded: 'common.EncodedDataset', directory: pathlib.Path
+    encoded: encoding.EncodedDataset,
+    text_batches: Iterable[Mapping[str, Sequence[bytes]]],
+    directory: pathlib.Path,
 ) -> None:
-  """Writes one record a user, as a dataset that TFDS opens."""
-  # Here, since only writing needs TensorFlow, and it takes seconds to load.
-  with progress.stage('load TensorFlow'), _quiet_stderr():
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
+  """Writes one record a user, as a dataset that TFDS opens.
 
-  num_users = len(encoded.users)
-  num_events = int(encoded.offsets[-1])
-  num_shards = min(num_users, -(-num_events // _EVENTS_PER_SHARD))
-  bounds = [num_users * i // num_shards for i in range(num_shards + 1)]
-  name = encoded.schema.name
+  Args:
+    encoded: The dataset.
+    text_batches: The texts of its events in their order, a number of events at
+      a time; none if it has no texts.
+    directory: Where to write.
+  """
+  tf = load_tensorflow()
+  names = encoded.schema.texts
+  texts = itertools.chain.from_iterable(
+      zip(*(batch[name] for name in names)) for batch in text_batches
+  )
+  offsets = encoded.offsets
+  users = zip(encoded.users, offsets[:-1].tolist(), offsets[1:].tolist())
   num_bytes = 0
   with progress.stage(
-      'write records', total=num_users, unit='users'
+      'write records', total=len(encoded.users), unit='users'
   ) as stage:
-    for shard in range(num_shards):
-      path = directory / (
-          f'{name}-train.tfrecord-{shard:05d}-of-{num_shards:05d}'
-      )
+    for path, size in zip(
+        shard_paths(directory, encoded.schema.name, len(encoded.shard_sizes)),
+        encoded.shard_sizes.tolist(),
+    ):
       with tf.io.TFRecordWriter(str(path)) as writer:
-        for user in range(bounds[shard], bounds[shard + 1]):
-          record = _record(tf, encoded, user)
+        for user, start, stop in itertools.islice(users, size):
+          features: dict[str, Sequence[int] | Sequence[bytes]] = {
+              name: column[start:stop].tolist()
+              for name, column in encoded.columns.items()
+          }
+          own_texts = list(itertools.islice(texts, stop - start))
+          features.update(zip(names, zip(*own_texts)))
+          record = serialise(tf, user, features)
           writer.write(record)
           num_bytes += len(record)
           stage.advance(1)
-    stage.rows = num_events
+    stage.rows = int(offsets[-1])
+  write_dataset_info(
+      directory, encoded.schema, encoded.shard_sizes.tolist(), num_bytes
+  )
+
+
+def load_tensorflow() -> Any:
+  """TensorFlow; here, since it takes seconds and only records need it."""
+  with progress.stage('load TensorFlow'), _quiet_stderr():
+    import tensorflow as tf
+    import tensorflow_datasets as _
+  return tf
+
+
+def shard_paths(
+    directory: pathlib.Path, name: str, num_shards: int
+) -> list[pathlib.Path]:
+  """The record files, in the order of the shards."""
+  return [
+      directory / f'{name}-train.tfrecord-{shard:05d}-of-{num_shards:05d}'
+      for shard in range(num_shards)
+  ]
+
+
+def write_dataset_info(
+    directory: pathlib.Path,
+    event_schema: schema.EventSchema,
+    shard_sizes: Sequence[int],
+    num_bytes: int,
+) -> None:
+  """Writes what TFDS reads: the features, and the records of each shard."""
+  import tensorflow_datasets as tfds
+
   split = tfds.core.SplitInfo(
       name='train',
-      shard_lengths=np.diff(bounds).tolist(),
+      shard_lengths=list(shard_sizes),
       num_bytes=num_bytes,
       filename_template=tfds.core.ShardedFileTemplate(
           data_dir=directory,
-          dataset_name=name,
+          dataset_name=event_schema.name,
           split='train',
           filetype_suffix='tfrecord',
       ),
   )
   tfds.folder_dataset.write_metadata(
       data_dir=directory,
-      features=_features(tfds, encoded.schema),
+      features=_features(tfds, event_schema),
       split_infos=[split],
       version=_VERSION,
       check_data=False,
-      description=f'{name}: one record a user, written by data_prep.',
+      description=(
+          f'{event_schema.name}: one record a user, written by data_prep.'
+      ),
   )
 
 
@@ -89,51 +133,57 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 def _features(tfds: Any, event_schema: schema.EventSchema) -> Any:
-  return tfds.features.FeaturesDict({
-      schema.USER_KEY: tfds.features.Text(),
+  features = tfds.features
+  return features.FeaturesDict({
+      schema.USER_KEY: features.Text(),
       **{
-          name: tfds.features.Sequence(tfds.features.Scalar(np.int32))
+          name: features.Sequence(features.Scalar(np.int32))
           for name in event_schema.names
       },
-      schema.TIMESTAMP_KEY: tfds.features.Sequence(
-          tfds.features.Scalar(np.int64)
-      ),
+      **{
+          name: features.Sequence(features.Text())
+          for name in event_schema.texts
+      },
+      schema.TIMESTAMP_KEY: features.Sequence(features.Scalar(np.int64)),
   })
 
 
-def _record(tf: Any, encoded: 'common.EncodedDataset', user: int) -> bytes:
-  # `features.serialize_example` gives the same fields at 30 times the cost.
-  events = slice(encoded.offsets[user], encoded.offsets[user + 1])
-  feature = {
-      name: tf.train.Feature(
-          int64_list=tf.train.Int64List(value=column[events].tolist())
-      )
-      for name, column in encoded.columns.items()
+def serialise(
+    tf: Any, user: str, features: Mapping[str, Sequence[int] | Sequence[bytes]]
+) -> bytes:
+  """A user's record; `features` has one value an event in each column."""
+  # tfds' `features.serialize_example` gives the same at 30 times the cost.
+  lists = {
+      name: tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+      if isinstance(values[0], bytes)
+      else tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+      for name, values in features.items()
   }
-  feature[schema.USER_KEY] = tf.train.Feature(
-      bytes_list=tf.train.BytesList(value=[encoded.users[user].encode()])
+  lists[schema.USER_KEY] = tf.train.Feature(
+      bytes_list=tf.train.BytesList(value=[user.encode()])
   )
-  example = tf.train.Example(features=tf.train.Features(feature=feature))
+  example = tf.train.Example(features=tf.train.Features(feature=lists))
   return example.SerializeToString(deterministic=True)
 
 
-def write_texts(
-    encoded: 'common.EncodedDataset',
+def write_files(
+    raw: raw_lib.RawDataset,
+    encoded: encoding.EncodedDataset,
     directory: pathlib.Path,
-    extra_files: Mapping[str, str],
 ) -> None:
-  """Writes the schema, the catalogue and what else the source brings."""
-  catalogue = ''.join(
-      json.dumps(dataclasses.asdict(item), ensure_ascii=False) + '\n'
-      for item in encoded.catalogue
-  )
-  files = {
+  """Writes the schema, the catalogue, the rejects and the source's own."""
+  for name, text in {
       schema.SCHEMA_FILE: encoded.schema.to_json(),
-      schema.CATALOGUE_FILE: catalogue,
-      **extra_files,
-  }
-  for name, text in files.items():
+      **raw.extra_files,
+  }.items():
     (directory / name).write_text(text, encoding='utf-8', newline='\n')
+  encoded.catalogue.drop('is_described').with_columns(
+      # An empty text has no labels, not an empty one.
+      pl.col('labels').str.split('|').list.filter(pl.element() != '')
+  ).write_ndjson(directory / schema.CATALOGUE_FILE)
+  with (directory / REJECTS_FILE).open('w', encoding='utf-8') as handle:
+    for reject in raw.rejects.shown():
+      handle.write(json.dumps(reject, ensure_ascii=False) + '\n')
 
 
 def write_manifest(
@@ -147,6 +197,7 @@ def write_manifest(
             'bytes': path.stat().st_size,
         }
         for path in sorted(directory.iterdir())
+        if path.is_file() and path.name != schema.MANIFEST_FILE
     }
   manifest = {
       'format_version': schema.FORMAT_VERSION, **sections, 'files': files

@@ -1,8 +1,10 @@
-"""Tiny MovieLens directories; data_prep runs from the checkout."""
+"""Tiny sources; data_prep runs from the checkout."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import pathlib
 import sys
+import tempfile
+from typing import Any
 
 import pytest
 
@@ -108,3 +110,56 @@ def movielens_dir(tmp_path: pathlib.Path) -> Callable[..., pathlib.Path]:
     return directory
 
   return make
+
+
+def make_raw(
+    tmp_path: pathlib.Path,
+    rows: Sequence[tuple],
+    columns: Sequence[str] = ('user', 'item', 'timestamp'),
+    items: Sequence[tuple[str, str, str]] = (),
+    **described_as: Any,
+) -> Any:
+  """A `RawDataset` of these events and (item, title, labels)."""
+  from data_prep import raw
+  import polars as pl
+
+  schema = {
+      name: raw.EVENT_COLUMNS.get(name, pl.Float32)
+      if not rows or not isinstance(rows[0][i], str)
+      else pl.String
+      for i, name in enumerate(columns)
+  }
+  directory = pathlib.Path(tempfile.mkdtemp(dir=tmp_path))
+  parts = raw.EventParts(directory / 'events')
+  events = pl.DataFrame(rows, schema=schema, orient='row')
+  events = events.with_row_index('seq', offset=1)
+  events = events.with_columns(pl.col('seq').cast(pl.Int64))
+  for start in range(0, len(events), 3):
+    parts.write(events[start : start + 3])
+  pl.DataFrame(
+      items,
+      schema=dict.fromkeys(('item', 'title', 'labels'), pl.String),
+      orient='row',
+  ).write_parquet(directory / 'items.parquet')
+  return raw.RawDataset(**{
+      'name': 'toy',
+      'events': directory / 'events',
+      'items': directory / 'items.parquet',
+      'rejects': raw.Rejects(),
+      'num_event_rows': len(rows),
+      'num_item_rows': len(items),
+      'sources': {},
+      **described_as,
+  })
+
+
+def encode(raw: Any, tmp_path: pathlib.Path, config: Any = None) -> Any:
+  """The encoded dataset, and the steps of its cleaning."""
+  from data_prep import cleaning
+  from data_prep import engine
+  from data_prep import tables
+
+  scratch = pathlib.Path(tempfile.mkdtemp(dir=tmp_path))
+  config = config or cleaning.CleaningConfig()
+  with tables.Tables(raw, scratch=scratch, memory_gib=0.5) as source:
+    return engine.clean_and_encode(raw, source, config)

@@ -1,14 +1,26 @@
 """Tests of the MovieLens reader: layouts, bad rows, bad inputs."""
 
+import pathlib
+import tempfile
 import zipfile
 
 from conftest import LAYOUTS, MOVIES, RATINGS
 from data_prep import movielens
+from data_prep import privacy
+import polars as pl
 import pytest
 
 
 def _read(path, tmp_path, **kwargs):
-  return movielens.read(path=str(path), scratch=tmp_path, **kwargs)
+  scratch = pathlib.Path(tempfile.mkdtemp(dir=tmp_path.parent))
+  return movielens.read(path=str(path), scratch=scratch, **kwargs)
+
+
+def _events(raw):
+  return pl.read_parquet(raw.events).drop('seq')
+
+
+_RATINGS = [(str(user), str(item), *rest) for user, item, *rest in RATINGS]
 
 
 def _zip(directory, path, folder=''):
@@ -19,10 +31,14 @@ def _zip(directory, path, folder=''):
 
 
 def _check(raw):
-  assert raw.events.columns == ['user', 'item', 'rating', 'timestamp']
-  assert raw.events.rows() == list(RATINGS)
-  assert raw.items.rows() == [(i, t, '|'.join(g)) for i, t, g in MOVIES]
-  assert raw.rejects.is_empty()
+  assert _events(raw).columns == ['user', 'item', 'rating', 'timestamp']
+  assert _events(raw).rows() == _RATINGS
+  assert pl.read_parquet(raw.items).rows() == [
+      (str(i), t, '|'.join(g)) for i, t, g in MOVIES
+  ]
+  assert not list(raw.rejects.shown())
+  assert raw.num_event_rows == len(RATINGS)
+  assert raw.num_item_rows == len(MOVIES)
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
@@ -84,8 +100,12 @@ def test_bad_ratings(row, reason, movielens_dir, tmp_path):
   lines = path.read_text().splitlines()
   path.write_text('\n'.join(lines[:3] + [row] + lines[3:]))
   raw = _read(directory, tmp_path, max_reject_fraction=0.2)
-  assert raw.events.rows() == list(RATINGS)
-  assert raw.rejects.rows() == [('ratings.csv', 4, reason, row)]
+  assert _events(raw).rows() == _RATINGS
+  assert pl.read_parquet(raw.events)['seq'].to_list() == [2, 3, *range(5, 10)]
+  assert raw.rejects.counts('events') == {reason: 1}
+  assert list(raw.rejects.shown()) == [
+      {'file': 'ratings.csv', 'line': 4, 'reason': reason, 'row': row}
+  ]
   with pytest.raises(ValueError, match=f'ratings.csv:4: {reason}'):
     _read(directory, tmp_path)
 
@@ -104,7 +124,10 @@ def test_bad_movies(row, reason, movielens_dir, tmp_path):
   with (directory / 'movies.csv').open('a') as handle:
     handle.write(f'{row}\n')
   raw = _read(directory, tmp_path, max_reject_fraction=0.2)
-  assert raw.rejects.rows() == [('movies.csv', 7, reason, row)]
+  assert raw.rejects.counts('items') == {reason: 1}
+  assert list(raw.rejects.shown()) == [
+      {'file': 'movies.csv', 'line': 7, 'reason': reason, 'row': row}
+  ]
   with pytest.raises(ValueError, match=f'movies.csv:7: {reason}'):
     _read(directory, tmp_path)
 
@@ -133,7 +156,7 @@ def test_bad_genre_flags(movielens_dir, tmp_path):
   with (directory / 'u.item').open('a') as handle:
     handle.write('50|T|||u|0|0|2|0|0\n')
   raw = _read(directory, tmp_path, max_reject_fraction=0.5)
-  assert raw.rejects['reason'].to_list() == ['wrong field count']
+  assert raw.rejects.counts('items') == {'wrong field count': 1}
   (directory / 'u.genre').write_text('unknown\n')
   with pytest.raises(ValueError, match='u.genre:1'):
     _read(directory, tmp_path)
@@ -184,3 +207,18 @@ def test_bad_zips(movielens_dir, tmp_path):
       _read(bad, tmp_path)
   names = sorted(p.name for p in tmp_path.iterdir())
   assert names == ['a.zip', 'bad.zip', 'raw']
+
+
+def test_users_may_be_hashed(movielens_dir, tmp_path):
+  directory = movielens_dir()
+  with (directory / 'ratings.csv').open('a') as handle:
+    handle.write('10,1,great,99\n')
+  key = privacy.UserKey(b'k' * 32)
+  raw = _read(directory, tmp_path, max_reject_fraction=0.5, user_key=key)
+  assert _events(raw)['user'].to_list() == [
+      key.hash(str(user)) for user, *_ in RATINGS
+  ]
+  assert raw.user_key_id == key.id
+  assert list(raw.rejects.shown()) == [
+      {'file': 'ratings.csv', 'line': 9, 'reason': 'non-numeric rating'}
+  ]

@@ -93,10 +93,13 @@ def test_rejected_rows_are_put_aside(movielens_dir, tmp_path):
       'row': '7,1,great,99',
   }
   manifest = json.loads((output / 'manifest.json').read_text())
-  assert manifest['rejects'] == {'non-numeric rating': 1}
-  assert manifest['cleaning'][0] == {
-      'step': 'exact_duplicates', 'events': 8, 'dropped': 1
+  assert manifest['rejects'] == {
+      'events': {'non-numeric rating': 1}, 'items': {}
   }
+  assert manifest['cleaning'][:2] == [
+      {'step': 'parse', 'events': 9, 'dropped': 1},
+      {'step': 'duplicates', 'events': 8, 'dropped': 1},
+  ]
 
 
 def _run(*arguments):
@@ -171,7 +174,7 @@ def test_user_errors_exit_2_with_one_message(movielens_dir, tmp_path):
         (['synthetic', '--num_items=3'], '--num_items must be at least'),
         (
             ['movielens', '--input={source}', '--min_user_events=9'],
-            'nothing is left of 7 good events',
+            'nothing is left of 7 rows (parse dropped 0, dupl',
         ),
         (
             ['movielens', '--input={source}', '--min_item_events=0'],

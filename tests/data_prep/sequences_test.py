@@ -1,55 +1,69 @@
 """Tests of the reader of user-item pairs."""
 
-from data_prep import common
+import pathlib
+import tempfile
+
+from conftest import encode
+from data_prep import cleaning
 from data_prep import movielens
 from data_prep import sequences
 import numpy as np
+import polars as pl
 import pytest
+
+
+def _read(path, **kwargs):
+  scratch = pathlib.Path(tempfile.mkdtemp(dir=path.parent))
+  return sequences.read(
+      path=str(path),
+      scratch=scratch,
+      name='toy',
+      **{'max_reject_fraction': 0, **kwargs},
+  )
 
 
 def test_read(tmp_path):
   path = tmp_path / 'pairs.txt'
   path.write_text('10 5\n9 5\n\n10 7\n9 12\n10  5 \n')
-  raw = sequences.read(path=str(path), name='toy', max_reject_fraction=0)
-  assert raw.events.columns == ['user', 'item', 'timestamp']
-  assert raw.events.rows() == [
-      (10, 5, 0), (9, 5, 0), (10, 7, 1), (9, 12, 1), (10, 5, 2)
+  raw = _read(path)
+  events = pl.read_parquet(raw.events).select(
+      'seq', 'user', 'item', 'timestamp'
+  )
+  assert events.rows() == [
+      (1, '10', '5', 0), (2, '9', '5', 0), (4, '10', '7', 1),
+      (5, '9', '12', 1), (6, '10', '5', 2),
   ]
-  encoded = common.encode('toy', raw.events, raw.items)
+  encoded, _ = encode(raw, tmp_path)
   assert encoded.schema.names == ('item',)
-  assert [i.title for i in encoded.catalogue] == ['Item 5', 'Item 7', 'Item 12']
-  assert encoded.catalogue[0].labels == ()
+  assert encoded.users.to_list() == ['9', '10']
+  titles = encoded.catalogue['title'].to_list()
+  assert titles == ['Item 5', 'Item 7', 'Item 12']
+  assert encoded.catalogue['labels'].to_list() == ['', '', '']
   assert encoded.columns['item'].tolist() == [1, 3, 1, 2, 1]
 
 
 def test_bad_rows_and_missing_file(tmp_path):
   path = tmp_path / 'pairs.txt'
   path.write_text('1 2 3\n1 2\n1\nann x\n')
-  raw = sequences.read(path=str(path), name='toy', max_reject_fraction=0.5)
-  assert raw.events.rows() == [('1', '2', 0), ('ann', 'x', 0)]
-  assert raw.rejects['line'].to_list() == [1, 3]
+  raw = _read(path, max_reject_fraction=0.5)
+  events = pl.read_parquet(raw.events).select('user', 'item', 'timestamp')
+  assert events.rows() == [('1', '2', 0), ('ann', 'x', 0)]
+  assert [r['line'] for r in raw.rejects.shown()] == [1, 3]
   with pytest.raises(ValueError, match='pairs.txt:1: wrong field count'):
-    sequences.read(path=str(path), name='toy', max_reject_fraction=0.4)
+    _read(path, max_reject_fraction=0.4)
   with pytest.raises(ValueError, match='nowhere.txt is no file'):
-    sequences.read(
-        path=str(tmp_path / 'nowhere.txt'), name='toy', max_reject_fraction=0
-    )
+    _read(tmp_path / 'nowhere.txt')
 
 
 def test_ml_1m_is_the_published_protocol(real_data, tmp_path):
   raw = movielens.read(
       path=str(real_data / 'movielens' / 'ml-1m'), scratch=tmp_path
   )
-  events, _ = common.clean(
-      raw, common.CleaningConfig(min_user_events=5, min_item_events=5)
-  )
-  ours = common.encode(raw.name, events, raw.items)
-  raw = sequences.read(
-      path=str(real_data / 'protocols' / 'sasrec-ml-1m.txt'),
-      name='sasrec',
-      max_reject_fraction=0,
-  )
-  theirs = common.encode(raw.name, raw.events, raw.items)
+  config = cleaning.CleaningConfig(min_user_events=5, min_item_events=5)
+  ours, _ = encode(raw, tmp_path, config)
+  published = tmp_path / 'published.txt'
+  published.symlink_to(real_data / 'protocols' / 'sasrec-ml-1m.txt')
+  theirs, _ = encode(_read(published), tmp_path)
   assert len(ours.users) == len(theirs.users) == 6040
   assert len(ours.catalogue) == len(theirs.catalogue) == 3416
 

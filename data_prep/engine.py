@@ -1,0 +1,270 @@
+"""Cleans, encodes and writes a dataset on one machine, of any length.
+
+DuckDB groups, joins and sorts the wide columns, since its operators spill to
+disk at a memory limit (Polars' streaming engine has no such limit); NumPy does
+the integer edges, since a k-core is a loop over arrays of some 40 bytes an
+event.
+"""
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from data_prep import cleaning as cleaning_lib
+from data_prep import encoding
+from data_prep import progress
+from data_prep import raw as raw_lib
+from data_prep import splits
+from data_prep import tables
+from data_prep import writing
+from user_llm.data import schema
+
+_Columns = dict[str, np.ndarray]
+_Step = dict[str, Any]
+
+
+def prepare(
+    raw: raw_lib.RawDataset,
+    *,
+    directory: pathlib.Path,
+    scratch: pathlib.Path,
+    cleaning: cleaning_lib.CleaningConfig,
+    options: Mapping[str, Any],
+    memory_gib: float = 2.0,
+) -> dict[str, Any]:
+  """Cleans, encodes and writes a dataset.
+
+  Args:
+    raw: The parsed source.
+    directory: Where to write.
+    scratch: Where to put what does not fit in memory.
+    cleaning: Which events stay.
+    options: The command's options, for the manifest.
+    memory_gib: For the wide columns.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    ValueError: No event stays.
+  """
+  if not any(raw.events.iterdir()):
+    raise ValueError(_nothing_left(raw, [_parsed(raw)]))
+  with tables.Tables(raw, scratch=scratch, memory_gib=memory_gib) as source:
+    encoded, steps = clean_and_encode(raw, source, cleaning)
+    with progress.stage('splits'):
+      described = splits.describe_splits(
+          offsets=encoded.offsets,
+          timestamps=encoded.columns[schema.TIMESTAMP_KEY],
+          items=encoded.columns['item'],
+          source_ids=encoded.catalogue['source_id'].to_list(),
+      )
+    texts = source.read_texts(raw.texts, encoded.seq) if raw.texts else ()
+    writing.write_records(encoded, texts, directory)
+  writing.write_files(raw, encoded, directory)
+  rejects = {kind: raw.rejects.counts(kind) for kind in ('events', 'items')}
+  return writing.write_manifest(
+      directory,
+      name=raw.name,
+      counts={
+          'users': len(encoded.users),
+          'items': len(encoded.catalogue),
+          'events': len(encoded.seq),
+          'rejects': sum(sum(counts.values()) for counts in rejects.values()),
+          'item_rows': raw.num_item_rows,
+          'items_without_metadata': int(
+              (~encoded.catalogue['is_described']).sum()
+          ),
+      },
+      cleaning=steps,
+      rejects=rejects,
+      splits=described,
+      source=raw.sources,
+      options=options,
+      user_key_id=raw.user_key_id,
+      forgotten=[],
+  )
+
+
+def clean_and_encode(
+    raw: raw_lib.RawDataset,
+    source: tables.Tables,
+    config: cleaning_lib.CleaningConfig,
+) -> tuple[encoding.EncodedDataset, list[_Step]]:
+  """Takes the steps of the cleaning, and numbers what is left.
+
+  Args:
+    raw: The parsed source.
+    source: Its tables.
+    config: Which events stay.
+
+  Returns:
+    The dataset; and for each step its name, the events before it and the
+    events it dropped. Those add up to the rows that were read.
+
+  Raises:
+    ValueError: No event stays.
+  """
+  steps = [_parsed(raw)]
+  with progress.stage('number values') as stage:
+    source.number_values()
+    stage.rows = source.num_events
+  with progress.stage('load edges') as stage:
+    columns = source.read_events()
+    stage.rows = source.num_events
+  columns = _clean(columns, config, steps)
+  if not len(columns['seq']):
+    raise ValueError(_nothing_left(raw, steps))
+  with progress.stage('encode and sort') as stage:
+    encoded = _encode(raw, source, columns, config, steps)
+    stage.rows = len(encoded.seq)
+  left = [step['events'] - step['dropped'] for step in steps]
+  assert left == [s['events'] for s in steps[1:]] + [len(encoded.seq)], steps
+  return encoded, steps
+
+
+def _parsed(raw: raw_lib.RawDataset) -> _Step:
+  rejected = sum(raw.rejects.counts('events').values())
+  return {'step': 'parse', 'events': raw.num_event_rows, 'dropped': rejected}
+
+
+def _drop(
+    columns: _Columns,
+    is_dropped: np.ndarray,
+    steps: list[_Step],
+    step: str,
+) -> _Columns:
+  """Takes events away, and counts them as one step of the cleaning."""
+  dropped = int(np.count_nonzero(is_dropped))
+  steps.append({'step': step, 'events': len(is_dropped), 'dropped': dropped})
+  if not dropped:
+    return columns
+  return {name: column[~is_dropped] for name, column in columns.items()}
+
+
+def _clean(
+    columns: _Columns,
+    config: cleaning_lib.CleaningConfig,
+    steps: list[_Step],
+) -> _Columns:
+  with progress.stage('duplicates') as stage:
+    stage.rows = len(columns['seq'])
+    is_copy, columns['is_repeat'] = cleaning_lib.duplicates(
+        columns['user'], columns['item'], columns['timestamp']
+    )
+    columns = _drop(columns, is_copy, steps, 'duplicates')
+  with progress.stage('k-core') as stage:
+    stage.rows = len(columns['seq'])
+    stays = cleaning_lib.k_core(
+        columns['user'],
+        columns['item'],
+        columns.pop('is_repeat'),
+        config,
+        on_round=lambda left: stage.describe(f'k-core, {left:,} left'),
+    )
+    return _drop(columns, ~stays, steps, 'k_core')
+
+
+def _nothing_left(
+    raw: raw_lib.RawDataset, steps: list[_Step]
+) -> str:
+  told = ', '.join(f'{s["step"]} dropped {s["dropped"]:,}' for s in steps)
+  return (
+      f'{raw.name}: nothing is left of {raw.num_event_rows:,} rows ({told}). '
+      'Lower --min_user_events and --min_item_events.'
+  )
+
+
+def _encode(
+    raw: raw_lib.RawDataset,
+    source: tables.Tables,
+    columns: _Columns,
+    config: cleaning_lib.CleaningConfig,
+    steps: list[_Step],
+) -> encoding.EncodedDataset:
+  """Numbers the values, sorts by user and time, and cuts long histories.
+
+  Items and categories get the ids 1, 2, ... by falling count, then in their
+  own order; numbers in their own order. A user's events of one timestamp stay
+  in file order.
+  """
+  catalogue, ids, modalities = _number(raw, source, columns)
+  users, shard_sizes, record = _place_users(
+      source.value_names('user'), columns['user'], config.max_events_per_user
+  )
+  order = cleaning_lib.by_user_and_time(record, columns['timestamp'])
+  timestamps, seq = columns['timestamp'], columns['seq']
+  placed = {**ids, schema.TIMESTAMP_KEY: timestamps, 'seq': seq}
+  placed = {name: column[order] for name, column in placed.items()}
+  lengths = np.bincount(record)
+  is_cut = ~cleaning_lib.most_recent(
+      _offsets(lengths), config.max_events_per_user
+  )
+  placed = _drop(placed, is_cut, steps, 'length_cap')
+  if config.max_events_per_user is not None:
+    lengths = np.minimum(lengths, config.max_events_per_user)
+  return encoding.EncodedDataset(
+      schema=schema.EventSchema(
+          name=raw.name,
+          modalities=tuple(modalities),
+          texts=raw.texts,
+          item_noun=raw.item_noun,
+      ),
+      catalogue=catalogue,
+      users=users,
+      shard_sizes=shard_sizes,
+      offsets=_offsets(lengths),
+      seq=placed.pop('seq'),
+      columns=placed,
+  )
+
+
+def _number(
+    raw: raw_lib.RawDataset, source: tables.Tables, columns: _Columns
+) -> tuple[pl.DataFrame, _Columns, list[schema.Modality]]:
+  """The catalogue; the ids of each modality, in file order; the modalities."""
+  num_items = len(source.value_names('item'))
+  item_ids = encoding.ids_by_count(columns['item'], num_items)
+  catalogue = source.catalogue(
+      item_ids, np.bincount(columns['item'], minlength=num_items)
+  )
+  ids = {'item': item_ids[columns['item']]}
+  modalities = [schema.Modality(name='item', size=len(catalogue) + 1)]
+  if raw.label_name is not None:
+    value_of, modality = encoding.encode_labels(raw.label_name, catalogue)
+    ids[raw.label_name] = value_of[ids['item']]
+    modalities.append(modality)
+  for name, num_buckets in source.numbers.items():
+    ids[name], modality = encoding.encode_numbers(
+        name, columns[name], num_buckets
+    )
+    modalities.append(modality)
+  for name in source.categories:
+    ids[name], modality = encoding.encode_categories(
+        name, columns[name], source.value_names(name).to_list()
+    )
+    modalities.append(modality)
+  return catalogue, ids, modalities
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+  return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _place_users(
+    names: pl.Series, user: np.ndarray, max_events: int | None
+) -> tuple[pl.Series, np.ndarray, np.ndarray]:
+  """The users who stay, in record order; shard sizes; each event's record."""
+  lengths = np.bincount(user, minlength=len(names))
+  codes = np.flatnonzero(lengths)
+  num_shards = encoding.num_shards(int(lengths.clip(max=max_events).sum()))
+  names = names.gather(codes)
+  shards = encoding.shards_of(names, num_shards)
+  order = np.argsort(shards, kind='stable')
+  record_of = np.empty(len(lengths), np.int32)
+  record_of[codes[order]] = np.arange(len(codes))
+  shard_sizes = np.bincount(shards, minlength=num_shards)
+  return names.gather(order), shard_sizes, record_of[user]

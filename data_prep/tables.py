@@ -1,0 +1,170 @@
+"""The raw Parquet files behind SQL: numbering of strings, joins, big sorts."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import os
+import pathlib
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from data_prep import encoding
+from data_prep import raw as raw_lib
+
+_BATCH_ROWS = 100_000
+# Written as Python would write the integer, so that '7' and '07' are two ids.
+_INTEGER = '0|-?[1-9][0-9]{0,17}'
+
+
+class Tables:
+  """The events and items of a `RawDataset`; a context manager.
+
+  Attributes:
+    num_events: Events.
+    numbers: The columns of numbers, and into how many buckets they go.
+    categories: The columns of strings that are ids.
+  """
+
+  def __init__(
+      self, raw: raw_lib.RawDataset, *, scratch: pathlib.Path, memory_gib: float
+  ):
+    self._raw = raw
+    self._db = duckdb.connect(
+        config={
+            'memory_limit': f'{memory_gib}GiB',
+            'temp_directory': str(scratch / 'duckdb'),
+            'threads': len(os.sched_getaffinity(0)),
+            # Order is made where it counts; to keep it everywhere costs memory.
+            'preserve_insertion_order': False,
+        }
+    )
+    parts = sorted(map(str, raw.events.glob('*.parquet')))
+    self._db.read_parquet(parts).create_view('events')
+    self._db.read_parquet(str(raw.items)).create_view('described')
+    (self.num_events,) = self._one('SELECT count(*) FROM events')
+    columns = self._db.sql('FROM events').columns
+    self.numbers = {'rating': None} if 'rating' in columns else {}
+    self.numbers |= {
+        m.name: m.num_buckets for m in raw.modalities if m.num_buckets
+    }
+    self.categories = [m.name for m in raw.modalities if not m.num_buckets]
+
+  def __enter__(self) -> 'Tables':
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self._db.close()
+
+  def _one(self, query: str) -> tuple[Any, ...]:
+    return self._db.execute(query).fetchone()
+
+  def _value(self, name: str) -> str:
+    """SQL of what an event has in a column of strings."""
+    if name in self.categories:
+      return f"coalesce(nullif(events.\"{name}\", ''), '{encoding.UNKNOWN}')"
+    return f'events."{name}"'
+
+  def number_values(self) -> None:
+    """Gives users, items and categories codes 0, 1, ... in their own order."""
+    for name in ('user', 'item', *self.categories):
+      self._db.execute(
+          'CREATE OR REPLACE TABLE seen AS '
+          f'SELECT DISTINCT {self._value(name)} AS value FROM events'
+      )
+      (are_integers,) = self._one(
+          f"SELECT bool_and(regexp_full_match(value, '{_INTEGER}')) FROM seen"
+      )
+      self._db.execute(
+          f'CREATE TABLE "{name}_codes" AS SELECT value, (row_number() OVER '
+          f'(ORDER BY {"value::BIGINT" if are_integers else "value"}) - 1)'
+          '::INTEGER AS code FROM seen'
+      )
+    self._db.execute('DROP TABLE seen')
+
+  def value_names(self, name: str) -> pl.Series:
+    """What the codes of 'user', 'item' or a category stand for."""
+    table = self._db.sql(f'SELECT value FROM "{name}_codes" ORDER BY code')
+    return pl.from_arrow(table.to_arrow_table())['value']
+
+  def read_events(self) -> dict[str, np.ndarray]:
+    """The events' narrow columns, in the order of `seq`.
+
+    Returns:
+      int64[E] seq and timestamp; int32[E] codes of user, item and each
+      category; float32[E] numbers, NaN where missing.
+    """
+    coded = ('user', 'item', *self.categories)
+    types = {
+        'seq': np.int64,
+        'timestamp': np.int64,
+        **dict.fromkeys(coded, np.int32),
+        **dict.fromkeys(self.numbers, np.float32),
+    }
+    columns = {n: np.empty(self.num_events, t) for n, t in types.items()}
+    selected = ', '.join(
+        f'"{n}_codes".code AS "{n}"' if n in coded else f'events."{n}"'
+        for n in types
+    )
+    joins = ' '.join(
+        f'JOIN "{n}_codes" ON "{n}_codes".value = {self._value(n)}'
+        for n in coded
+    )
+    start = 0
+    for batch in self._db.sql(
+        f'SELECT {selected} FROM events {joins}'
+    ).to_arrow_reader(_BATCH_ROWS):
+      stop = start + batch.num_rows
+      for name, column in columns.items():
+        part = batch.column(name)
+        column[start:stop] = part.to_numpy(zero_copy_only=False)
+      start = stop
+    assert start == self.num_events, (start, self.num_events)
+    if (np.diff(columns['seq']) < 0).any():
+      order = np.argsort(columns['seq'])
+      columns = {name: column[order] for name, column in columns.items()}
+    return columns
+
+  def catalogue(self, ids: np.ndarray, counts: np.ndarray) -> pl.DataFrame:
+    """What is known of the items that have an id.
+
+    Args:
+      ids: int32[I], the id of each place of 'item', or 0.
+      counts: int64[I], events of each.
+
+    Returns:
+      id, source_id, title, labels (joined), count and is_described (by
+      upstream), in the order of the ids.
+    """
+    codes = np.flatnonzero(ids)
+    kept = {'code': codes, 'id': ids[codes], 'count': counts[codes]}
+    self._db.register('kept', pa.table(kept))
+    labels = "''" if self._raw.label_name is None else 'labels'
+    table = self._db.sql(
+        f"""SELECT kept.id::BIGINT AS id, value AS source_id,
+        coalesce(title, value) AS title, coalesce({labels}, '') AS labels,
+        count, title IS NOT NULL AS is_described
+        FROM kept JOIN item_codes USING (code)
+        LEFT JOIN described ON described.item = value ORDER BY kept.id"""
+    ).to_arrow_table()
+    self._db.unregister('kept')
+    assert table.num_rows == len(codes), 'an item is described twice'
+    return pl.from_arrow(table)
+
+  def read_texts(
+      self, names: Sequence[str], seq: np.ndarray
+  ) -> Iterator[Mapping[str, list[bytes]]]:
+    """Texts of the events `seq`, in that order, a batch of events at a time."""
+    self._db.register(
+        'kept', pa.table({'seq': seq, 'place': np.arange(len(seq))})
+    )
+    texts = ', '.join(
+        f'encode(coalesce(events."{n}", \'\')) AS "{n}"' for n in names
+    )
+    for batch in self._db.sql(
+        f'SELECT {texts} FROM events JOIN kept ON events.seq = kept.seq '
+        'ORDER BY kept.place'
+    ).to_arrow_reader(_BATCH_ROWS):
+      yield batch.to_pydict()
+    self._db.unregister('kept')
