@@ -104,8 +104,9 @@ def test_next_item_equals_an_exhaustive_ranking(model, tiny_dataset):
 
 
 def test_favourite_genre_equals_an_exhaustive_choice(model):
+  """With a batch size that the 8 devices do not divide."""
   parts, params = model
-  evaluator = dataclasses.replace(parts['test_evaluators'][1], batch_size=16)
+  evaluator = dataclasses.replace(parts['test_evaluators'][1], batch_size=5)
   batch = _test_split(evaluator.dataset)
   scores = small_user_llm.answer_scores(
       parts['objective'], params, evaluator.dataset, batch

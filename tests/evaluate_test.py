@@ -42,7 +42,7 @@ def _evaluate(data_dir, workdir, split='validation', **changes):
   }
   evaluators = [
       evaluator.RankingEvaluator(
-          dataset=small_run.dataset(data_dir), split=split, batch_size=8
+          dataset=small_run.dataset(data_dir), split=split, batch_size=5
       )
   ]
   evaluate_lib.evaluate(**{**arguments, 'evaluators': evaluators, **changes})

@@ -52,6 +52,12 @@ def test_resolve_raises(mesh, names, shape, message):
     partitioning.resolve(names, shape, mesh, 'layer/kernel')
 
 
+def test_rows_of_a_batch_are_rounded_up():
+  mesh = partitioning.MeshConfig(replica=2, data=2, model=2).make()
+  found = [partitioning.batch_rows(rows, mesh) for rows in (1, 4, 5, 64)]
+  assert found == [4, 4, 8, 64]
+
+
 def test_a_misspelt_name_raises_on_one_device_too():
   mesh = jax.make_mesh(
       (1, 1, 1), partitioning.MESH_AXES, devices=jax.devices()[:1]

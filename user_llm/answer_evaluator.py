@@ -42,7 +42,8 @@ class AnswerEvaluator:
   Attributes:
     dataset: The task.
     split: 'validation' or 'test'.
-    batch_size: Users a step, over all devices.
+    batch_size: Users a step, over all devices; rounded up to what they can
+      share.
     beam_size: Beams, thus answers.
     row: The model's name in the table.
   """

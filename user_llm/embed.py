@@ -55,7 +55,7 @@ def embed(
     init_from: See objective.
     mesh: Sizes of the mesh axes.
     step: Of the checkpoint; None: the newest.
-    rows: Users at a time.
+    rows: Users at a time; rounded up to what the devices can share.
 
   Raises:
     ValueError: the workdir has no user encoder, or the input is bad: its file
@@ -81,6 +81,7 @@ def embed(
   variables = {'params': params['user_encoder']}
   encode = jax.jit(user_encoder.UserEncoder(config).apply)
   sharding = partitioning.batch_sharding(device_mesh)
+  rows = partitioning.batch_rows(rows, device_mesh)
   sequences, lengths = [], []
   for start in range(0, len(requests), rows):
     part = requests[start : start + rows]

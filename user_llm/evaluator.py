@@ -119,13 +119,14 @@ def predictions(
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
   """(batch, predictions) of a split on the host, without padding rows.
 
-  `predict(params, batch)` is compiled by the caller; the last batch is padded
-  to `batch_size` and what belongs to the padding is dropped here.
+  `predict(params, batch)` is compiled by the caller; `batch_size` is rounded up
+  to what the mesh can share, the last batch is padded to it, and what belongs
+  to the padding is dropped here.
   """
   sharding = partitioning.batch_sharding(mesh)
   batches = dataset.eval_batches(
       split=split,
-      batch_size=batch_size,
+      batch_size=partitioning.batch_rows(batch_size, mesh),
       host=jax.process_index(),
       num_hosts=jax.process_count(),
   )
@@ -161,7 +162,8 @@ class RankingEvaluator:
   Attributes:
     dataset: An `events` task.
     split: 'validation' or 'test'.
-    batch_size: Rows a step, over all devices.
+    batch_size: Rows a step, over all devices; rounded up to what they can
+      share.
     row: The model's name in the table.
   """
 

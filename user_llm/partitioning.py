@@ -150,6 +150,11 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec)
 
 
+def batch_rows(rows: int, mesh: jax.sharding.Mesh) -> int:
+  """`rows` rounded up to what the mesh can share among its devices."""
+  return padded_size(rows, mesh.shape['replica'] * mesh.shape['data'])
+
+
 def unbox(variables: Any) -> Any:
   """Plain arrays of a tree that `param` initialised."""
   return jax.tree.map(
