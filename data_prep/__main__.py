@@ -4,13 +4,19 @@ import argparse
 import signal
 import sys
 
+from data_prep.commands import amazon_reviews
+from data_prep.commands import google_local
+from data_prep.commands import forget
 from data_prep.commands import movielens
 from data_prep.commands import sequences
 from data_prep.commands import synthetic
+from data_prep.commands import table
 
 # Each adds its flags; what it needs is loaded when it runs, so that --help
 # is quick.
-_COMMANDS = (movielens, sequences, synthetic)
+_COMMANDS = (
+    movielens, amazon_reviews, google_local, table, sequences, synthetic
+)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,221 @@
+"""Streams chosen columns of CSV, Parquet and JSON-lines files.
+
+CSV's and JSON's cells come as text (null for none), Parquet's as they are.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import csv
+import dataclasses
+import gzip
+import pathlib
+from typing import Any
+import zlib
+
+import msgspec
+import polars as pl
+
+from data_prep import json_lines
+
+_BLOCK_ROWS = 1 << 16
+_BLOCK_CHARACTERS = 16 << 20
+_MAX_CELL_CHARACTERS = 10 << 20
+# Stands after each entry of a list that has become text.
+LIST_END = '\x1f'
+_Cell = str | int | float | bool | list[str | int | float | bool | None] | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableBlock:
+  """Consecutive rows.
+
+  Attributes:
+    rows: `line` (Int64, from 1; of Parquet the row), then a column each key.
+    rejects: (line, reason) of rows that could not be read.
+  """
+
+  rows: pl.DataFrame
+  rejects: Sequence[tuple[int, str]] = ()
+
+
+def read_table(
+    path: pathlib.Path, *, columns: Mapping[str, str], delimiter: str
+) -> Iterator[TableBlock]:
+  """Reads a file, whose name tells the format, block by block.
+
+  Args:
+    path: The file; CSV and JSON may be packed by gzip.
+    columns: What a column is called in the result, to its name in the file.
+    delimiter: Of CSV.
+
+  Raises:
+    ValueError: The format is unknown, a column is absent, or the file broken.
+  """
+  name = path.name.lower().removesuffix('.gz')
+  if name.endswith('.parquet'):
+    yield from _read_parquet(path, columns)
+  elif name.endswith(('.jsonl', '.json')):
+    yield from _read_json_lines(path, columns)
+  elif name.endswith(('.csv', '.tsv')):
+    yield from _read_csv(path, columns, delimiter)
+  else:
+    raise ValueError(
+        f'{path}: its format is unknown; the name must end in .csv, .tsv, '
+        '.json, .jsonl (each perhaps with .gz) or .parquet.'
+    )
+
+
+def _check_columns(
+    path: pathlib.Path, columns: Mapping[str, str], found: Sequence[str]
+) -> None:
+  for key, column in columns.items():
+    if column not in found:
+      raise ValueError(
+          f'{path} has no column {column!r}, which is {key} in the '
+          f'description; it has {", ".join(map(repr, found[:50]))}.'
+      )
+
+
+def _read_json_lines(
+    path: pathlib.Path, columns: Mapping[str, str]
+) -> Iterator[TableBlock]:
+  # One column may be two things, an id and a title.
+  names = {column: f'c{i}' for i, column in enumerate(set(columns.values()))}
+  row_type = msgspec.defstruct(
+      'Row',
+      [
+          (name, _Cell, msgspec.field(name=column, default=None))
+          for column, name in names.items()
+      ],
+  )
+  for block in json_lines.read_blocks(path, row_type):
+    cells = {
+        key: [_text(getattr(row, names[column])) for row in block.rows]
+        for key, column in columns.items()
+    }
+    yield TableBlock(rows=_frame(block.lines, cells), rejects=block.rejects)
+
+
+def _frame(
+    lines: Sequence[int], cells: Mapping[str, Sequence[str | None]]
+) -> pl.DataFrame:
+  return pl.DataFrame(
+      {'line': lines, **cells},
+      schema={'line': pl.Int64, **dict.fromkeys(cells, pl.String)},
+  )
+
+
+def _text(cell: _Cell) -> str | None:
+  if cell is None or isinstance(cell, str):
+    return cell
+  if isinstance(cell, list):
+    return ''.join(f'{_text(entry)}{LIST_END}' for entry in cell)
+  return str(cell)
+
+
+def _read_parquet(
+    path: pathlib.Path, columns: Mapping[str, str]
+) -> Iterator[TableBlock]:
+  try:
+    table = pl.scan_parquet(path)
+    found = table.collect_schema()
+  except pl.exceptions.PolarsError as error:
+    raise ValueError(f'{path} is no whole Parquet file: {error}.') from error
+  _check_columns(path, columns, list(found))
+  chosen = [
+      _unlisted(pl.col(column), found[column]).alias(key)
+      for key, column in columns.items()
+  ]
+  num_rows = table.select(pl.len()).collect().item()
+  for start in range(0, num_rows, _BLOCK_ROWS):
+    rows = table.slice(start, _BLOCK_ROWS).select(chosen).collect()
+    lines = pl.int_range(start + 1, start + 1 + len(rows), eager=True)
+    yield TableBlock(rows=rows.insert_column(0, lines.alias('line')))
+
+
+def _unlisted(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+  if not isinstance(dtype, pl.List):
+    return column
+  return column.list.eval(pl.element().cast(pl.String) + LIST_END).list.join('')
+
+
+def _read_csv(
+    path: pathlib.Path, columns: Mapping[str, str], delimiter: str
+) -> Iterator[TableBlock]:
+  csv.field_size_limit(_MAX_CELL_CHARACTERS)
+  unzip = gzip.open if json_lines.is_gzip(path) else open
+  # Bytes that are no UTF-8 come as surrogates, which are found below.
+  with unzip(
+      path, 'rt', encoding='utf-8-sig', errors='surrogateescape', newline=''
+  ) as handle:
+    reader = csv.reader(handle, delimiter=delimiter, strict=True)
+    try:
+      header = next(reader, [])
+      _check_columns(path, columns, header)
+      yield from _csv_blocks(reader, columns, header)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+      raise ValueError(
+          f'{path}:{reader.line_num}: the gzip breaks off or is damaged here '
+          f'({error}); make or fetch the file again.'
+      ) from error
+
+
+def _csv_blocks(
+    reader: Any, columns: Mapping[str, str], header: Sequence[str]
+) -> Iterator[TableBlock]:
+  places = [header.index(column) for column in columns.values()]
+  rows, lines, rejects = [], [], []
+  num_characters = 0
+  for row in _rows(reader):
+    text = row if isinstance(row, str) else ''.join(row)
+    if not text:
+      continue
+    num_characters += len(text)
+    if isinstance(row, str):
+      rejects.append((reader.line_num, row))
+    elif len(row) != len(header):
+      rejects.append((reader.line_num, 'wrong field count'))
+    elif '\0' in text:
+      rejects.append((reader.line_num, 'NUL byte'))
+    elif not _is_utf8(text):
+      rejects.append((reader.line_num, 'not UTF-8'))
+    else:
+      rows.append([row[place] for place in places])
+      lines.append(reader.line_num)
+    if len(rows) + len(rejects) >= _BLOCK_ROWS or (
+        num_characters >= _BLOCK_CHARACTERS
+    ):
+      yield _csv_block(columns, rows, lines, rejects)
+      rows, lines, rejects = [], [], []
+      num_characters = 0
+  yield _csv_block(columns, rows, lines, rejects)
+
+
+def _rows(reader: Any) -> Iterator[list[str] | str]:
+  """Yields rows, or why one is none."""
+  while True:
+    try:
+      yield next(reader)
+    except StopIteration:
+      return
+    except csv.Error as error:
+      yield f'broken CSV: {error}'
+
+
+def _csv_block(
+    columns: Mapping[str, str],
+    rows: Sequence[Sequence[str]],
+    lines: Sequence[int],
+    rejects: Sequence[tuple[int, str]],
+) -> TableBlock:
+  cells = zip(*rows) if rows else [[] for _ in columns]
+  return TableBlock(
+      rows=_frame(lines, dict(zip(columns, cells))), rejects=rejects
+  )
+
+
+def _is_utf8(text: str) -> bool:
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
