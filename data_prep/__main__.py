@@ -5,8 +5,8 @@ import signal
 import sys
 
 from data_prep.commands import amazon_reviews
-from data_prep.commands import google_local
 from data_prep.commands import forget
+from data_prep.commands import google_local
 from data_prep.commands import movielens
 from data_prep.commands import sequences
 from data_prep.commands import synthetic
@@ -15,7 +15,13 @@ from data_prep.commands import table
 # Each adds its flags; what it needs is loaded when it runs, so that --help
 # is quick.
 _COMMANDS = (
-    movielens, amazon_reviews, google_local, table, sequences, synthetic
+    movielens,
+    amazon_reviews,
+    google_local,
+    table,
+    sequences,
+    synthetic,
+    forget,
 )
 
 

@@ -154,13 +154,13 @@ class Tables:
 
   def read_texts(
       self, names: Sequence[str], seq: np.ndarray
-  ) -> Iterator[Mapping[str, list[bytes]]]:
+  ) -> Iterator[Mapping[str, list[str]]]:
     """Texts of the events `seq`, in that order, a batch of events at a time."""
     self._db.register(
         'kept', pa.table({'seq': seq, 'place': np.arange(len(seq))})
     )
     texts = ', '.join(
-        f'encode(coalesce(events."{n}", \'\')) AS "{n}"' for n in names
+        f'coalesce(events."{n}", \'\') AS "{n}"' for n in names
     )
     for batch in self._db.sql(
         f'SELECT {texts} FROM events JOIN kept ON events.seq = kept.seq '

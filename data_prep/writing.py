@@ -24,7 +24,7 @@ _VERSION = '1.0.0'
 
 def write_records(
     encoded: encoding.EncodedDataset,
-    text_batches: Iterable[Mapping[str, Sequence[bytes]]],
+    text_batches: Iterable[Mapping[str, Sequence[str]]],
     directory: pathlib.Path,
 ) -> None:
   """Writes one record a user, as a dataset that TFDS opens.
@@ -56,8 +56,9 @@ def write_records(
               name: column[start:stop].tolist()
               for name, column in encoded.columns.items()
           }
-          own_texts = list(itertools.islice(texts, stop - start))
-          features.update(zip(names, zip(*own_texts)))
+          own = itertools.islice(texts, stop - start)
+          for name, column in zip(names, zip(*own)):
+            features[name] = [text.encode() for text in column]
           record = serialise(tf, user, features)
           writer.write(record)
           num_bytes += len(record)

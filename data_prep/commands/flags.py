@@ -78,18 +78,21 @@ def add_cleaning(parser: argparse.ArgumentParser) -> None:
   )
 
 
-def add_user_key(parser: argparse.ArgumentParser) -> None:
+def add_user_key(
+    parser: argparse.ArgumentParser, *, may_create: bool = True
+) -> None:
   parser.add_argument(
       '--user_key_file',
       metavar='FILE',
       help='key that hashes the user ids; only its owner may read it (mode '
       '0600). Default: that of the environment, USER_LLM_USER_KEY',
   )
-  parser.add_argument(
-      '--create_user_key',
-      action='store_true',
-      help='make the file, with a new key, if it is absent',
-  )
+  if may_create:
+    parser.add_argument(
+        '--create_user_key',
+        action='store_true',
+        help='make the file, with a new key, if it is absent',
+    )
 
 
 def optional_user_key(args: argparse.Namespace) -> 'privacy.UserKey | None':
