@@ -1,10 +1,11 @@
-"""Prepares datasets, and forgets users: python -m data_prep COMMAND ..."""
+"""Prepares datasets: python -m data_prep COMMAND ..."""
 
 import argparse
 import signal
 import sys
 
 from data_prep.commands import amazon_reviews
+from data_prep.commands import download
 from data_prep.commands import forget
 from data_prep.commands import google_local
 from data_prep.commands import movielens
@@ -21,6 +22,7 @@ _COMMANDS = (
     table,
     sequences,
     synthetic,
+    download,
     forget,
 )
 

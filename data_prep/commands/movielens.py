@@ -41,8 +41,10 @@ def _run(args: argparse.Namespace) -> None:
   def read(scratch: pathlib.Path) -> 'raw.RawDataset':
     source = args.input
     if args.download:
-      source = download.fetch(
-          args.download, directory=pathlib.Path(args.output).absolute().parent
+      (source,) = download.fetch(
+          'movielens',
+          args.download,
+          directory=pathlib.Path(args.output).absolute().parent,
       )
     return movielens.read(
         path=str(source),

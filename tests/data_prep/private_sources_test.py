@@ -97,7 +97,7 @@ def test_accounts_privacy_and_same_bytes(arguments, tmp_path, capfd):
     assert b'RAWUSERID' not in told and b'Rawname' not in told
     assert key.read_bytes().strip() not in told
   done = subprocess.run(
-      [sys.executable, '-m', 'data_prep', *shared, f'--output={tmp_path / "b"}'],
+      [sys.executable, '-m', 'data_prep', *shared, f'--output={tmp_path}/b'],
       cwd=command.__file__.rsplit('/', 2)[0],
       check=True,
       capture_output=True,
