@@ -1,15 +1,12 @@
-"""Finds a known set of files in a directory or in a zip."""
+"""Finds a known set of files in a directory or in an archive."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import pathlib
 import tempfile
-import zipfile
-import zlib
 
-from data_prep import progress
+from data_prep import archives
 
-_COPY_BYTES = 4 << 20
 _SHOWN_FILES = 12
 
 
@@ -48,17 +45,17 @@ def open_source(
     paths = {name: root / name for name in layouts[layout]}
     yield layout, root.resolve().name, paths, _beside(names, folder)
   elif source.is_file():
-    with _open_zip(source) as archive:
-      names = _safe_names(archive, source)
-      layout, folder = _find(names, layouts, source)
-      with tempfile.TemporaryDirectory(
-          prefix='.unpack-', dir=scratch
-      ) as unpacked:
-        paths = {}
-        for name in layouts[layout]:
-          paths[name] = pathlib.Path(unpacked) / name
-          _extract(archive, source, _join(folder, name), paths[name])
-        yield layout, folder or source.stem, paths, _beside(names, folder)
+    names = archives.list_files(source)
+    layout, folder = _find(names, layouts, source)
+    with tempfile.TemporaryDirectory(
+        prefix='.unpack-', dir=scratch
+    ) as unpacked:
+      chosen = {name: _join(folder, name) for name in layouts[layout]}
+      archives.extract(source, pathlib.Path(unpacked), names=chosen.values())
+      paths = {
+          name: pathlib.Path(unpacked) / path for name, path in chosen.items()
+      }
+      yield layout, folder or source.stem, paths, _beside(names, folder)
   else:
     raise ValueError(
         f'--input {source} does not exist; give a directory or a zip of it.'
@@ -118,54 +115,3 @@ def _find(
       f'down: {looked_for}. Found: {found}'
       f'{more if len(names) > _SHOWN_FILES else ""}.'
   )
-
-
-def _open_zip(source: pathlib.Path) -> zipfile.ZipFile:
-  try:
-    return zipfile.ZipFile(source)
-  except zipfile.BadZipFile as error:
-    raise ValueError(
-        f'--input {source} is no whole zip ({error}); it may be truncated: '
-        'fetch it again.'
-    ) from error
-
-
-def _safe_names(
-    archive: zipfile.ZipFile, source: pathlib.Path
-) -> list[str]:
-  names = [info.filename for info in archive.infolist() if not info.is_dir()]
-  for name in names:
-    path = pathlib.PurePosixPath(name.replace('\\', '/'))
-    if path.is_absolute() or '..' in path.parts or ':' in path.parts[0]:
-      raise ValueError(
-          f'--input {source} has a member {name!r} that points outside of it; '
-          'such a zip is not read.'
-      )
-  return names
-
-
-def _extract(
-    archive: zipfile.ZipFile,
-    source: pathlib.Path,
-    member: str,
-    target: pathlib.Path,
-) -> None:
-  try:
-    with (
-        archive.open(member) as packed,
-        target.open('wb') as unpacked,
-        progress.stage(
-            f'unpack {target.name}',
-            total=archive.getinfo(member).file_size,
-            unit='B',
-        ) as stage,
-    ):
-      while block := packed.read(_COPY_BYTES):
-        unpacked.write(block)
-        stage.advance(len(block))
-  # RuntimeError: encrypted, or of an unknown compression.
-  except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-    raise ValueError(
-        f'--input {source} cannot be unpacked at {member!r} ({error}); it may '
-        'be corrupt: fetch it again.'
-    ) from error
