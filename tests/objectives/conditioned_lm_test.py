@@ -8,9 +8,10 @@ import pytest
 
 from user_llm import partitioning
 from user_llm.data import schema
+from user_llm.decoding import generate
 from user_llm.decoding import trie
 from user_llm.models import cross_attention
-from user_llm.models import decoder
+from user_llm.models import decoder_config
 from user_llm.models import resampler
 from user_llm.models import user_encoder
 from user_llm.models import user_llm
@@ -36,7 +37,7 @@ def _objective(has_user=True, resample=False):
   )
   return conditioned_lm.ConditionedLM(
       model=user_llm.UserLLMConfig(
-          decoder=decoder.DecoderConfig(
+          decoder=decoder_config.DecoderConfig(
               vocab_size=_VOCAB, num_layers=2, embed_dim=16, num_heads=2,
               num_kv_heads=1, head_dim=8, mlp_dim=16,
               cross_attention=cross_attention.CrossAttentionConfig(
@@ -212,6 +213,66 @@ def test_generated_answers_equal_exhaustive_scoring(resample):
     got = found['unseen_answers'][user]
     assert got[: len(want)].tolist() == want
     assert np.all(got[len(want) :] == -1)
+
+
+def _generated(objective, params, batch, num_texts=1, **fields):
+  config = generate.GenerationConfig(**fields)
+  return jax.jit(
+      lambda p, b: conditioned_lm.generate_texts(
+          objective, p, b, config, eos_id=_EOS, num_texts=num_texts
+      )
+  )(params, batch)
+
+
+def test_greedy_text_equals_a_new_forward_pass_for_each_token():
+  """Without a cache, and each user's prompt without padding."""
+  objective, batch = _objective(), _ragged_batch()
+  batch['example_id'] = np.arange(2)
+  params = _opened(objective, batch, seed=50)
+  found = _generated(objective, params, batch, max_tokens=7)
+  forward = jax.jit(objective.module.apply)
+  lengths = []
+  for user, question in enumerate(_RAGGED_QUESTIONS):
+    one = {k: x[user : user + 1] for k, x in batch.items()}
+    text, total = [_BOS, *question], 0.0
+    for _ in range(7):
+      # Causal: the padding behind changes nothing.
+      tokens = [*text, *[0] * (11 - len(text))]
+      one['input_tokens'] = np.array([[tokens]])
+      logits = forward({'params': params}, one)[0, 0, len(text) - 1, :_VOCAB]
+      logits = np.asarray(logits, np.float64)
+      text.append(1 + int(logits[1:].argmax()))
+      total += logits[text[-1]] - np.log(np.exp(logits).sum())
+      if text[-1] == _EOS:
+        break
+    text = text[1 + len(question) :]
+    got = found.tokens[user, 0].tolist()
+    assert got == text + [0] * (7 - len(text))
+    np.testing.assert_allclose(found.score[user, 0], total, rtol=1e-4)
+    lengths.append(len(text))
+  assert len(set(lengths)) == 2  # One ended, one was cut.
+
+
+@pytest.mark.parametrize(
+    'fields', [{}, dict(temperature=1.0, top_k=8), dict(beam_size=3)], ids=str
+)
+def test_text_is_the_same_at_any_batch_size(fields):
+  objective, batch = _objective(), _batch(num_users=6, num_targets=1)
+  rng = np.random.default_rng(5)
+  prompts = rng.integers(3, _VOCAB, (6, 1, 5))
+  prompts[np.arange(5) < rng.integers(0, 5, (6, 1, 1))] = 0
+  batch |= {'prompt_tokens': prompts, 'example_id': np.arange(6)}
+  params = _opened(objective, batch)
+  run = lambda rows: _generated(
+      objective, params, {k: x[rows] for k, x in batch.items()},
+      num_texts=3, max_tokens=6, **fields,
+  )
+  together = run(slice(0, 6))
+  assert together.tokens.shape == (6, 3 if fields else 1, 6)
+  for rows in (slice(0, 2), slice(5, 6)):
+    part = run(rows)
+    np.testing.assert_array_equal(part.tokens, together.tokens[rows])
+    np.testing.assert_allclose(part.score, together.score[rows], rtol=1e-4)
 
 
 def test_generation_needs_one_target_a_row():

@@ -5,12 +5,14 @@ Without a user encoder it is language-model pretraining, or the text prompt.
 Shapes: B users, P targets a user, T tokens, V vocabulary (padded).
 """
 
+from collections.abc import Callable
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from user_llm.decoding import beam_search
+from user_llm.decoding import generate
 from user_llm.decoding import trie
 from user_llm.models import kv_cache
 from user_llm.models import user_llm
@@ -122,16 +124,9 @@ def beam_search_answers(
     f32[B, K]; with `seen_item` also `unseen_answers` and `unseen_scores`,
     without those all of whose items are seen.
   """
-  variables = {'params': params}
-  logits_BV, context, cache = objective.module.apply(
-      variables, batch, beam_size, answers.max_length - 1, method='prefill'
+  logits_BV, cache, extend = _read(
+      objective, params, batch, beam_size, answers.max_length - 1
   )
-
-  def extend(tokens_R: jax.Array, cache: kv_cache.Cache):
-    return objective.module.apply(
-        variables, tokens_R, context, cache, method='extend'
-    )
-
   policies = {'': jnp.ones((logits_BV.shape[0], len(answers.texts)), bool)}
   if 'seen_item' in batch:
     policies['unseen_'] = answers.unseen(batch['seen_item'])
@@ -144,3 +139,63 @@ def beam_search_answers(
         )
     )
   return found
+
+
+def generate_texts(
+    objective: ConditionedLM,
+    params: objective_lib.Params,
+    batch: objective_lib.Batch,
+    config: generate.GenerationConfig,
+    *,
+    eos_id: int,
+    num_texts: int = 1,
+) -> generate.Texts:
+  """Free answers; jittable as `beam_search_answers`.
+
+  Args:
+    objective: Of the model.
+    params: Of the model.
+    batch: `prompt_tokens` i32[B, 1, T] padded in front, `example_id` i32[B],
+      and the keys of `UserLLMConfig.user_keys`.
+    config: How they are chosen.
+    eos_id: Ends an answer.
+    num_texts: See `generate.generate`.
+
+  Returns:
+    Texts of each user.
+  """
+  logits_BV, cache, extend = _read(
+      objective, params, batch, config.rows(num_texts),
+      max(1, config.max_tokens - 1),
+  )
+  return generate.generate(
+      config, logits_BV, cache, extend, kv_cache.reorder, eos_id=eos_id,
+      example_id_B=batch['example_id'], num_texts=num_texts,
+  )
+
+
+def _read(
+    objective: ConditionedLM,
+    params: objective_lib.Params,
+    batch: objective_lib.Batch,
+    rows: int,
+    capacity: int,
+) -> tuple[
+    jax.Array,
+    kv_cache.Cache,
+    Callable[
+        [jax.Array, kv_cache.Cache], tuple[jax.Array, kv_cache.Cache]
+    ],
+]:
+  """Reads users and prompts: first logits, cache, and what extends it."""
+  variables = {'params': params}
+  logits_BV, context, cache = objective.module.apply(
+      variables, batch, rows, capacity, method='prefill'
+  )
+
+  def extend(tokens_R: jax.Array, cache: kv_cache.Cache):
+    return objective.module.apply(
+        variables, tokens_R, context, cache, method='extend'
+    )
+
+  return logits_BV, cache, extend
