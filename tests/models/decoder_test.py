@@ -11,6 +11,7 @@ from user_llm import partitioning
 from user_llm.models import attention
 from user_llm.models import cross_attention
 from user_llm.models import decoder
+from user_llm.models import decoder_config
 from user_llm.models import kv_cache
 from user_llm.pretrained import layout
 
@@ -24,7 +25,9 @@ def _config(every=2, **kwargs):
       every=every, num_heads=4, num_kv_heads=2, head_dim=4, mlp_dim=8,
       max_recency=3,
   )
-  return decoder.DecoderConfig(**{**sizes, **kwargs}, cross_attention=cross)
+  return decoder_config.DecoderConfig(
+      **{**sizes, **kwargs}, cross_attention=cross
+  )
 
 
 def _tokens(rows=6, length=7, seed=0):

@@ -30,6 +30,13 @@ def rotary(
   """Rotary position embedding (arXiv 2104.09864), rotate-half layout."""
   half = x_BTNH.shape[-1] // 2
   freq_H = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  return rotate(x_BTNH, positions_BT, freq_H)
+
+
+def rotate(
+    x_BTNH: jax.Array, positions_BT: jax.Array, freq_H: jax.Array
+) -> jax.Array:
+  """`rotary` by given frequencies, f32[H / 2]."""
   angle = positions_BT[..., None, None].astype(jnp.float32) * freq_H
   sin, cos = jnp.sin(angle), jnp.cos(angle)
   x1, x2 = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
@@ -37,28 +44,41 @@ def rotary(
   return y.astype(x_BTNH.dtype)
 
 
+def capped(logits: jax.Array, softcap: float) -> jax.Array:
+  """Logits held between -softcap and softcap by a tanh; 0: as they are."""
+  return softcap * jnp.tanh(logits / softcap) if softcap else logits
+
+
 def attend(
-    q_BTNH: jax.Array, kv: KeyValue, mask_BTS: jax.Array | None
+    q_BTNH: jax.Array,
+    kv: KeyValue,
+    mask_BTS: jax.Array | None,
+    scale: float | None = None,
+    softcap: float = 0.0,
 ) -> jax.Array:
   """Softmax attention in float32.
 
   Args:
-    q_BTNH: Queries, scaled by 1/sqrt(H) here.
+    q_BTNH: Queries.
     kv: Keys and values with K heads; K divides N.
     mask_BTS: bool, True where a query may look (axes may be 1); None: all.
+    scale: Of the logits; None: 1/sqrt(H).
+    softcap: See `capped`.
 
   Returns:
     Float [B, T, N, H]; zeros for a query that may look nowhere.
   """
   num_heads, head_dim = q_BTNH.shape[-2:]
   num_kv_heads = kv.key.shape[-2]
+  scale = head_dim**-0.5 if scale is None else scale
   q = q_BTNH.reshape(
       *q_BTNH.shape[:-2], num_kv_heads, num_heads // num_kv_heads, head_dim
   )
   logits = jnp.einsum(
-      'BTKGH,BSKH->BKGTS', q * head_dim**-0.5, kv.key,
+      'BTKGH,BSKH->BKGTS', q * scale, kv.key,
       preferred_element_type=jnp.float32,
   )
+  logits = capped(logits, softcap)
   if mask_BTS is not None:
     logits = jnp.where(mask_BTS[:, None, None], logits, MASKED)
   probs = jax.nn.softmax(logits, axis=-1).astype(kv.value.dtype)

@@ -49,48 +49,55 @@ class UserContext(NamedTuple):
 def attend_shared(
     q_BPTNH: jax.Array,
     shared: attention.KeyValue,
-    mask_BPS: jax.Array | None = None,
+    mask: jax.Array | None = None,
     bias_NBPS: jax.Array | None = None,
     own: attention.KeyValue | None = None,
     own_mask_TU: jax.Array | None = None,
     own_bias_N: jax.Array | None = None,
+    scale: float | None = None,
+    softcap: float = 0.0,
 ) -> jax.Array:
   """Softmax attention in float32 to keys that all P rows of a user share.
 
   Nothing of size B * P * S * H is made: K/V are not repeated for the rows.
 
   Args:
-    q_BPTNH: Queries, scaled by 1/sqrt(H) here.
+    q_BPTNH: Queries.
     shared: Keys and values, float[B, S, K, H].
-    mask_BPS: bool, True where a row may look; None: everywhere.
+    mask: bool[B, P, S] or [B, P, T, S] (axes may be 1), True where a row, or a
+      query, may look; None: everywhere.
     bias_NBPS: f32, added to the logits of the shared keys.
     own: Further keys and values of each row, float[B, P, U, K, H].
     own_mask_TU: bool, True where a query may look; None: everywhere.
     own_bias_N: f32, added to the logits of the own keys.
+    scale: Of the logits; None: 1/sqrt(H).
+    softcap: See `attention.capped`.
 
   Returns:
-    Float [B, P, T, N, H]; zeros for a row that may look nowhere.
+    Float [B, P, T, N, H]; zeros for a query that may look nowhere.
   """
   num_heads, head_dim = q_BPTNH.shape[-2:]
   num_kv_heads = shared.key.shape[-2]
   groups = (num_kv_heads, num_heads // num_kv_heads)
-  q = (q_BPTNH * head_dim**-0.5).reshape(
+  scale = head_dim**-0.5 if scale is None else scale
+  q = (q_BPTNH * scale).reshape(
       *q_BPTNH.shape[:3], *groups, head_dim
   )
   logits = jnp.einsum(
       'BPTKGH,BSKH->BKGPTS', q, shared.key, preferred_element_type=jnp.float32
   )
+  logits = attention.capped(logits, softcap)
   if bias_NBPS is not None:
     bias = bias_NBPS.reshape(*groups, *bias_NBPS.shape[1:])
     logits += jnp.moveaxis(bias, 2, 0)[:, :, :, :, None]
-  if mask_BPS is not None:
-    logits = jnp.where(
-        mask_BPS[:, None, None, :, None], logits, attention.MASKED
-    )
+  if mask is not None:
+    mask_BPTS = mask if mask.ndim == 4 else mask[:, :, None]
+    logits = jnp.where(mask_BPTS[:, None, None], logits, attention.MASKED)
   if own is not None:
     own_logits = jnp.einsum(
         'BPTKGH,BPUKH->BKGPTU', q, own.key, preferred_element_type=jnp.float32
     )
+    own_logits = attention.capped(own_logits, softcap)
     if own_bias_N is not None:
       own_logits += own_bias_N.reshape(*groups, 1, 1, 1)
     if own_mask_TU is not None:
@@ -102,9 +109,9 @@ def attend_shared(
   if own is not None:
     own_probs = probs[..., shared.key.shape[1] :]
     out += jnp.einsum('BKGPTU,BPUKH->BPTKGH', own_probs, own.value)
-  elif mask_BPS is not None:
-    anywhere_BP = jnp.any(mask_BPS, axis=-1)
-    out = jnp.where(anywhere_BP[:, :, None, None, None, None], out, 0)
+  elif mask is not None:
+    anywhere_BPT = jnp.any(mask_BPTS, axis=-1)
+    out = jnp.where(anywhere_BPT[..., None, None, None], out, 0)
   return out.reshape(q_BPTNH.shape)
 
 

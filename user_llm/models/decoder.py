@@ -8,156 +8,53 @@ Shapes: B users (prompts), P rows a user, R = B * P, T tokens, U capacity of a
 cache, D width, N heads, K KV heads, H head width, V vocabulary (padded).
 """
 
-from collections.abc import Callable
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from user_llm import partitioning
 from user_llm.models import attention
+from user_llm.models import causal_attention
 from user_llm.models import cross_attention as cross_attention_lib
+from user_llm.models import decoder_config
 from user_llm.models import kv_cache
 from user_llm.models import layers
+from user_llm.models import positions as positions_lib
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
-  """Sizes of a `Decoder`.
-
-  Attributes:
-    vocab_size: Tokens; the table is padded and the padding never predicted.
-    num_layers: Transformer blocks.
-    embed_dim: Width D.
-    num_heads: Attention heads N.
-    num_kv_heads: KV heads K; divides `num_heads`.
-    head_dim: Width H of a head; even.
-    mlp_dim: Hidden size of the gated feed-forward.
-    activation: Of the feed-forward's gate.
-    qkv_bias: Whether q, k and v have a bias.
-    tied_embeddings: Whether the embeddings are the head's weights too.
-    rotary_base: Of the rotary positions.
-    norm_epsilon: Of every norm.
-    dropout_rate: On the outputs of attention and feed-forward.
-    cross_attention: Where and how users are read.
-    scan_unroll: Groups that one iteration of the scan runs.
-    remat: Whether to recompute a group's activations in the backward pass.
-  """
-
-  vocab_size: int
-  num_layers: int = 3
-  embed_dim: int = 128
-  num_heads: int = 4
-  num_kv_heads: int = 4
-  head_dim: int = 32
-  mlp_dim: int = 384
-  activation: Callable[[jax.Array], jax.Array] = nn.silu
-  qkv_bias: bool = False
-  tied_embeddings: bool = True
-  rotary_base: float = 10_000.0
-  norm_epsilon: float = 1e-6
-  dropout_rate: float = 0.0
-  cross_attention: cross_attention_lib.CrossAttentionConfig = (
-      cross_attention_lib.CrossAttentionConfig()
-  )
-  scan_unroll: int = 1
-  remat: bool = False
-
-  def __post_init__(self):
-    for name in (
-        'vocab_size', 'num_layers', 'embed_dim', 'num_heads', 'num_kv_heads',
-        'head_dim', 'mlp_dim', 'scan_unroll',
-    ):
-      value = getattr(self, name)
-      if not isinstance(value, int) or value <= 0:
-        raise ValueError(
-            f'DecoderConfig.{name} must be a positive integer, not {value!r}.'
-        )
-    if self.num_heads % self.num_kv_heads:
-      raise ValueError(
-          f'DecoderConfig.num_heads={self.num_heads} is not divisible by '
-          f'num_kv_heads={self.num_kv_heads}.'
-      )
-    if self.head_dim % 2:
-      raise ValueError(
-          f'DecoderConfig.head_dim={self.head_dim} must be even: rotary '
-          'positions turn pairs.'
-      )
-    if not 0.0 <= self.dropout_rate < 1.0:
-      raise ValueError(
-          'DecoderConfig.dropout_rate must be in [0, 1), not '
-          f'{self.dropout_rate!r}.'
-      )
-    if self.cross_attention.every > self.num_layers:
-      raise ValueError(
-          f'CrossAttentionConfig.every={self.cross_attention.every} leaves a '
-          f'decoder of DecoderConfig.num_layers={self.num_layers} without '
-          'cross-attention; make it at most num_layers.'
-      )
-
-  @property
-  def num_groups(self) -> int:
-    """Groups of layers that are scanned, each with a cross-attention."""
-    return self.num_layers // self.cross_attention.every
-
-  @property
-  def num_rest(self) -> int:
-    """Layers after the last whole group."""
-    return self.num_layers % self.cross_attention.every
+def _norm(config: decoder_config.DecoderConfig, name: str) -> layers.RMSNorm:
+  return layers.RMSNorm(config.norm_epsilon, name=name)
 
 
 class DecoderLayer(nn.Module):
   """Pre-norm block: rotary grouped attention, gated feed-forward."""
 
-  config: DecoderConfig
+  config: decoder_config.DecoderConfig
 
   def _attend(
       self,
       x_RTD: jax.Array,
       cache: tuple[attention.KeyValue, attention.KeyValue] | None,
       slots: kv_cache.Slots,
+      where: positions_lib.Positions | None,
   ) -> tuple[jax.Array, attention.KeyValue]:
     config = self.config
     proj = attention.Projections(
         config.num_heads, config.num_kv_heads, config.head_dim,
         config.embed_dim, config.qkv_bias, name='attention',
     )
-    order = jnp.arange(x_RTD.shape[1])
-    positions = order[None]
-    if cache is not None:
-      positions += cache[0].key.shape[1] + slots.length
-    if slots.pads is not None:
-      rows = x_RTD.shape[0] // slots.pads.shape[0]
-      positions -= jnp.repeat(slots.pads, rows)[:, None]
     q, kv = proj.query(x_RTD), proj.key_value(x_RTD)
-    q = attention.rotary(q, positions, config.rotary_base)
-    kv = kv._replace(
-        key=attention.rotary(kv.key, positions, config.rotary_base)
+    if config.qk_norm:
+      q = _norm(config, 'q_norm')(q)
+      kv = kv._replace(key=_norm(config, 'k_norm')(kv.key))
+    if where is None:
+      where = config.positions[0].arrays(config.head_dim)
+    y, kv = causal_attention.attend(
+        q, kv, where, slots, cache,
+        scale=(config.query_scalar or config.head_dim) ** -0.5,
+        softcap=config.attention_softcap,
     )
-    if cache is None:
-      mask = (order[:, None] >= order)[None]
-      if slots.pads is not None:
-        mask &= (positions >= 0)[:, None]
-      return proj.out(attention.attend(q, kv, mask)), kv
-    prompt, added = cache
-    added = attention.KeyValue(*(
-        jax.lax.dynamic_update_slice_in_dim(old, new, slots.length, axis=1)
-        for old, new in zip(added, kv)
-    ))
-    is_prompt_BS = jnp.arange(prompt.key.shape[1]) >= slots.pads[:, None]
-    is_added_TU = (
-        order[:, None] + slots.length >= jnp.arange(added.key.shape[1])
-    )
-    split = lambda y: y.reshape(prompt.key.shape[0], -1, *y.shape[1:])
-    y = cross_attention_lib.attend_shared(
-        split(q),
-        prompt,
-        is_prompt_BS[:, None],
-        own=jax.tree.map(split, added),
-        own_mask_TU=is_added_TU,
-    )
-    return proj.out(y.reshape(q.shape)), added
+    return proj.out(y), kv
 
   @nn.compact
   def __call__(
@@ -165,17 +62,25 @@ class DecoderLayer(nn.Module):
       x_RTD: jax.Array,
       cache: tuple[attention.KeyValue, attention.KeyValue] | None = None,
       slots: kv_cache.Slots = kv_cache.Slots(),
+      where: positions_lib.Positions | None = None,
   ) -> tuple[jax.Array, attention.KeyValue]:
     """Returns the output, and keys and values: all, or with a cache `added`."""
     config = self.config
-    norm = lambda name: layers.RMSNorm(config.norm_epsilon, name=name)
     dropout = layers.Dropout(config.dropout_rate)
-    y_RTD, kv = self._attend(norm('attention_norm')(x_RTD), cache, slots)
-    x_RTD = x_RTD + dropout(y_RTD)
-    y_RTD = layers.MLP(config.mlp_dim, config.activation, name='mlp')(
-        norm('mlp_norm')(x_RTD)
+
+    def add(x_RTD: jax.Array, y_RTD: jax.Array, name: str) -> jax.Array:
+      if config.post_norms:
+        y_RTD = _norm(config, name)(y_RTD)
+      return x_RTD + dropout(y_RTD)
+
+    y_RTD, kv = self._attend(
+        _norm(config, 'attention_norm')(x_RTD), cache, slots, where
     )
-    x_RTD = x_RTD + dropout(y_RTD)
+    x_RTD = add(x_RTD, y_RTD, 'attention_post_norm')
+    y_RTD = layers.MLP(config.mlp_dim, config.activation, name='mlp')(
+        _norm(config, 'mlp_norm')(x_RTD)
+    )
+    x_RTD = add(x_RTD, y_RTD, 'mlp_post_norm')
     x_RTD = partitioning.constrain(
         x_RTD, 'act_batch', 'act_length', 'act_embed'
     )
@@ -185,7 +90,7 @@ class DecoderLayer(nn.Module):
 class Group(nn.Module):
   """Layers, the last of them preceded by a cross-attention if users come."""
 
-  config: DecoderConfig
+  config: decoder_config.DecoderConfig
   num_layers: int
 
   def setup(self) -> None:
@@ -209,6 +114,7 @@ class Group(nn.Module):
       keep_kv: bool,
       user_kv: attention.KeyValue | None,
       cache: tuple | None,
+      where: tuple[positions_lib.Positions, ...] | None,
   ) -> tuple[jax.Array, tuple | None]:
     """Runs the layers.
 
@@ -219,13 +125,16 @@ class Group(nn.Module):
       keep_kv: Whether to return keys and values.
       user_kv: Of the user tokens, float[B, S, K, H]; None: no user.
       cache: For each layer, the prompt's and the added keys and values.
+      where: Of each layer; None: all as the config's first.
     """
     kept = []
     for i, layer in enumerate(self.layers):
       if user_kv is not None and i == self.num_layers - 1:
         x_RTD = self.cross_attention(x_RTD, user_kv, *masks)
       layer_cache = None if cache is None else tuple(c[i] for c in cache)
-      x_RTD, kv = layer(x_RTD, layer_cache, slots)
+      x_RTD, kv = layer(
+          x_RTD, layer_cache, slots, None if where is None else where[i]
+      )
       kept.append(kv)
     return x_RTD, tuple(kept) if keep_kv else None
 
@@ -233,7 +142,7 @@ class Group(nn.Module):
 class Decoder(nn.Module):
   """RMSNorm, rotary positions, gated MLP, grouped KV heads, scanned layers."""
 
-  config: DecoderConfig
+  config: decoder_config.DecoderConfig
 
   def setup(self) -> None:
     config = self.config
@@ -257,7 +166,7 @@ class Decoder(nn.Module):
         group,
         methods={
             '__call__': dict(
-                in_axes=(broadcast, broadcast, broadcast, 0, 0), **scan
+                in_axes=(broadcast, broadcast, broadcast, 0, 0, 0), **scan
             ),
             'key_value': dict(in_axes=(broadcast,), **scan),
         },
@@ -297,7 +206,10 @@ class Decoder(nn.Module):
       Float [R, T, D], normed for `logits`; and if asked, keys and values: of
       these tokens, or with a cache `cache.added` with them written into it.
     """
+    config = self.config
     x_RTD = self.embed(tokens_RT)
+    if config.scaled_embeddings:
+      x_RTD *= jnp.asarray(config.embed_dim**0.5, x_RTD.dtype)
     user_kv = masks = None
     groups_cache = rest_cache = None
     if context is not None:
@@ -305,13 +217,14 @@ class Decoder(nn.Module):
     if cache is not None:
       slots = cache.slots
       groups_cache, rest_cache = zip(cache.prompt, cache.added)
+    groups_where, rest_where = config.positions_of_groups()
     x_RTD, kv = self.groups(
-        x_RTD, masks, slots, keep_kv, user_kv, groups_cache
+        x_RTD, masks, slots, keep_kv, user_kv, groups_cache, groups_where
     )
     rest_kv = ()
-    if self.config.num_rest:
+    if config.num_rest:
       x_RTD, rest_kv = self.rest(
-          x_RTD, None, slots, keep_kv, None, rest_cache
+          x_RTD, None, slots, keep_kv, None, rest_cache, rest_where
       )
     x_RTD = self.norm(x_RTD)
     if self.is_initializing():
@@ -328,9 +241,13 @@ class Decoder(nn.Module):
     else:
       logits = self.lm_head(x_RTD).astype(jnp.float32)
     logits = partitioning.constrain(
-        logits, 'act_batch', 'act_length', 'act_vocab'
+        attention.capped(logits, self.config.logits_softcap),
+        'act_batch', 'act_length', 'act_vocab',
     )
-    valid_V = jnp.arange(logits.shape[-1]) < self.config.vocab_size
+    ids_V = jnp.arange(logits.shape[-1])
+    valid_V = ids_V < self.config.vocab_size
+    if self.config.zero_token_id:
+      valid_V &= ids_V > 0
     return jnp.where(valid_V, logits, attention.MASKED)
 
   def prefill(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from user_llm.models import cross_attention
 from user_llm.models import decoder as decoder_lib
+from user_llm.models import decoder_config
 from user_llm.models import kv_cache
 from user_llm.models import layers
 from user_llm.models import resampler as resampler_lib
@@ -34,7 +35,7 @@ class UserLLMConfig:
     resampler: What makes few tokens of many; by default nothing does.
   """
 
-  decoder: decoder_lib.DecoderConfig
+  decoder: decoder_config.DecoderConfig
   user_encoder: encoder_lib.UserEncoderConfig | NoUserConfig = NoUserConfig()
   resampler: (
       resampler_lib.ResamplerConfig | resampler_lib.NoResamplerConfig

@@ -6,11 +6,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from user_llm.models import decoder
+from user_llm.models import decoder_config
 
 
 def stack_layers(
-    per_layer: Sequence[Any], config: decoder.DecoderConfig
+    per_layer: Sequence[Any], config: decoder_config.DecoderConfig
 ) -> dict[str, Any]:
   """Parameters of single layers as a `Decoder` of this config holds them.
 

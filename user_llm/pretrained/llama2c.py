@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from user_llm import partitioning
-from user_llm.models import decoder
+from user_llm.models import decoder_config
 from user_llm.pretrained import layout
 
 _HEADER = (
@@ -89,7 +89,7 @@ def _read_header(path: pathlib.Path) -> _Header:
   return header
 
 
-def load_config(path: str, **overrides: Any) -> decoder.DecoderConfig:
+def load_config(path: str, **overrides: Any) -> decoder_config.DecoderConfig:
   """The decoder that the file's weights fit.
 
   Args:
@@ -97,7 +97,7 @@ def load_config(path: str, **overrides: Any) -> decoder.DecoderConfig:
     **overrides: More fields of `DecoderConfig`, such as `cross_attention`.
   """
   header = _read_header(pathlib.Path(path))
-  return decoder.DecoderConfig(
+  return decoder_config.DecoderConfig(
       vocab_size=header.vocab_size,
       num_layers=header.num_layers,
       embed_dim=header.dim,
@@ -135,7 +135,9 @@ def _layer(tensors: dict[str, np.ndarray], i: int, head_dim: int) -> Any:
   }
 
 
-def load_params(path: str, config: decoder.DecoderConfig) -> dict[str, Any]:
+def load_params(
+    path: str, config: decoder_config.DecoderConfig
+) -> dict[str, Any]:
   """Parameters of a `Decoder`, without those of its cross-attentions.
 
   Args:
