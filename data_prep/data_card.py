@@ -161,8 +161,10 @@ def _charts(
 def _popularity_note(counts: np.ndarray) -> str:
   num_top = max(1, len(counts) // 100)
   top = np.partition(counts, -num_top)[-num_top:].sum()
-  which = f'top {num_top:,} ({num_top / len(counts):.1%})'.replace('%)', ' %)')
-  return f'{which} of {len(counts):,} items: {_share(top, counts.sum())} of events'
+  return (
+      f'top {num_top:,} ({_share(num_top, len(counts))}) of {len(counts):,} '
+      f'items: {_share(top, counts.sum())} of events'
+  )
 
 
 def _values_chart(

@@ -14,7 +14,20 @@ _EVENTS_PER_SHARD = 2_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncodedDataset:
+class Histories:
+  """The events of all or some users, each user's oldest first.
+
+  Attributes:
+    offsets: int64[U + 1]; user u has events offsets[u]:offsets[u + 1].
+    columns: int32[E] ids of each modality, and int64[E] timestamps.
+  """
+
+  offsets: np.ndarray
+  columns: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodedDataset(Histories):
   """A dataset as the library sees it.
 
   Attributes:
@@ -23,8 +36,6 @@ class EncodedDataset:
       (whether upstream says what it is) of each item, in id order.
     users: The users' ids, in record order: by shard, then in natural order.
     shard_sizes: int64[S], users of each shard.
-    offsets: int64[U + 1]; user u has events offsets[u]:offsets[u + 1].
-    columns: int32[E] ids of each modality, and int64[E] timestamps.
     seq: int64[E], which raw event each is.
   """
 
@@ -32,8 +43,6 @@ class EncodedDataset:
   catalogue: pl.DataFrame
   users: pl.Series
   shard_sizes: np.ndarray
-  offsets: np.ndarray
-  columns: Mapping[str, np.ndarray]
   seq: np.ndarray
 
 
@@ -54,35 +63,34 @@ def shards_of(users: pl.Series, count: int) -> np.ndarray:
   return np.fromiter((shard_of(user, count) for user in users), np.int64)
 
 
-def ids_by_count(codes: np.ndarray, num_codes: int) -> np.ndarray:
-  """int32[num_codes]: 1, 2, ... by falling count, then code; 0 if absent."""
-  counts = np.bincount(codes, minlength=num_codes)
+def ids_by_count(counts: np.ndarray) -> np.ndarray:
+  """int32[N] of int64[N]: 1, 2, ... by falling count, then place; 0 if none."""
   order = np.argsort(-counts, kind='stable')[: np.count_nonzero(counts)]
-  ids = np.zeros(num_codes, np.int32)
+  ids = np.zeros(len(counts), np.int32)
   ids[order] = np.arange(1, len(order) + 1)
   return ids
 
 
-def encode_categories(
-    name: str, codes: np.ndarray, values: Sequence[str]
+def categories(
+    name: str, values: Sequence[str], counts: np.ndarray
 ) -> tuple[np.ndarray, schema.Modality]:
   """Ids by falling count, then value.
 
   Args:
     name: The modality.
-    codes: int32[E], places in `values`.
     values: In their own order.
+    counts: int64[len(values)], events with each.
 
   Returns:
-    int32[E] ids, and the modality.
+    int32[len(values)] ids, and the modality.
   """
-  ids = ids_by_count(codes, len(values))
+  ids = ids_by_count(counts)
   kept = sorted((i, v) for i, v in zip(ids.tolist(), values) if i)
-  return ids[codes], _modality(name, [value for _, value in kept])
+  return ids, _modality(name, [value for _, value in kept])
 
 
-def encode_numbers(
-    name: str, numbers: np.ndarray, num_buckets: int | None
+def numbers(
+    name: str, values: np.ndarray, counts: np.ndarray, num_buckets: int | None
 ) -> tuple[np.ndarray, schema.Modality]:
   """Ids in the order of the numbers; what is missing has the last one.
 
@@ -92,31 +100,55 @@ def encode_numbers(
 
   Args:
     name: The modality.
-    numbers: float32[E], NaN where missing.
+    values: float32[N], different numbers, rising; the last may be NaN.
+    counts: int64[N], events with each.
     num_buckets: At most so many quantile buckets; None for one a value.
 
   Returns:
-    int32[E] ids, and the modality.
+    float32[...] the numbers with which ids start, for `number_ids`; and the
+    modality.
   """
-  is_missing = np.isnan(numbers)
-  present = np.unique(numbers) if num_buckets is None else numbers
-  present = present[~np.isnan(present)]
+  is_missing = np.isnan(values)
+  present, counts = values[~is_missing], counts[~is_missing]
   if num_buckets is None or not len(present):
     starts = present
-    values = [str(number) for number in starts]
+    names = [str(number) for number in starts]
   else:
+    # Quantiles are numbers that occur, so that equal input gives equal text.
     places = np.linspace(0, 1, num_buckets + 1)
-    # 'higher' takes numbers that occur, so that equal input gives equal text.
-    edges = np.quantile(present, places, method='higher').astype(np.float32)
-    edges = np.unique(edges)
+    edges = np.unique(present[places_of_quantiles(counts, places)])
     starts = edges[:-1] if len(edges) > 1 else edges
-    values = [f'[{low!s}, {high!s})' for low, high in zip(edges, edges[1:])]
-    values[-1:] = [f'[{starts[-1]!s}, {edges[-1]!s}]']
-  ids = np.searchsorted(starts, numbers, side='right').astype(np.int32)
+    names = [f'[{low!s}, {high!s})' for low, high in zip(edges, edges[1:])]
+    names[-1:] = [f'[{starts[-1]!s}, {edges[-1]!s}]']
   if is_missing.any():
-    values.append(UNKNOWN)
-    ids[is_missing] = len(values)
-  return ids, _modality(name, values)
+    names.append(UNKNOWN)
+  return starts, _modality(name, names)
+
+
+def places_of_quantiles(
+    counts: np.ndarray, quantiles: Sequence[float] | np.ndarray
+) -> np.ndarray:
+  """Where quantiles are, among sorted values of which each occurs often.
+
+  The same as numpy's method 'higher' on all values one by one.
+
+  Args:
+    counts: int64[N], how often each value occurs.
+    quantiles: In [0, 1].
+
+  Returns:
+    int64[len(quantiles)] places of values.
+  """
+  stops = np.cumsum(counts)
+  ranks = np.ceil((stops[-1] - 1) * np.asarray(quantiles)).astype(np.int64)
+  return np.searchsorted(stops, ranks, side='right')
+
+
+def number_ids(starts: np.ndarray, values: np.ndarray) -> np.ndarray:
+  """int32[E] ids of float32[E] numbers, NaN where missing; see `numbers`."""
+  ids = np.searchsorted(starts, values, side='right').astype(np.int32)
+  ids[np.isnan(values)] = len(starts) + 1
+  return ids
 
 
 def encode_labels(

@@ -57,10 +57,7 @@ def prepare(
     encoded, steps = clean_and_encode(raw, source, cleaning)
     with progress.stage('splits'):
       described = splits.describe_splits(
-          offsets=encoded.offsets,
-          timestamps=encoded.columns[schema.TIMESTAMP_KEY],
-          items=encoded.columns['item'],
-          source_ids=encoded.catalogue['source_id'].to_list(),
+          [encoded], encoded.catalogue['source_id'].to_list()
       )
     texts = source.read_texts(raw.texts, encoded.seq) if raw.texts else ()
     writing.write_records(encoded, texts, directory)
@@ -226,11 +223,9 @@ def _number(
     raw: raw_lib.RawDataset, source: tables.Tables, columns: _Columns
 ) -> tuple[pl.DataFrame, _Columns, list[schema.Modality]]:
   """The catalogue; the ids of each modality, in file order; the modalities."""
-  num_items = len(source.value_names('item'))
-  item_ids = encoding.ids_by_count(columns['item'], num_items)
-  catalogue = source.catalogue(
-      item_ids, np.bincount(columns['item'], minlength=num_items)
-  )
+  counts = _counts(source, columns, 'item')
+  item_ids = encoding.ids_by_count(counts)
+  catalogue = source.catalogue(item_ids, counts)
   ids = {'item': item_ids[columns['item']]}
   modalities = [schema.Modality(name='item', size=len(catalogue) + 1)]
   if raw.label_name is not None:
@@ -238,16 +233,24 @@ def _number(
     ids[raw.label_name] = value_of[ids['item']]
     modalities.append(modality)
   for name, num_buckets in source.numbers.items():
-    ids[name], modality = encoding.encode_numbers(
-        name, columns[name], num_buckets
+    starts, modality = encoding.numbers(
+        name, *np.unique(columns[name], return_counts=True), num_buckets
     )
+    ids[name] = encoding.number_ids(starts, columns[name])
     modalities.append(modality)
   for name in source.categories:
-    ids[name], modality = encoding.encode_categories(
-        name, columns[name], source.value_names(name).to_list()
+    id_of, modality = encoding.categories(
+        name, source.value_names(name), _counts(source, columns, name)
     )
+    ids[name] = id_of[columns[name]]
     modalities.append(modality)
   return catalogue, ids, modalities
+
+
+def _counts(
+    source: tables.Tables, columns: _Columns, name: str
+) -> np.ndarray:
+  return np.bincount(columns[name], minlength=len(source.value_names(name)))
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:

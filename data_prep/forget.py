@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep import encoding
 from data_prep import outputs
 from data_prep import privacy
 from data_prep import progress
@@ -21,7 +22,7 @@ from data_prep import splits
 from data_prep import writing
 from user_llm.data import schema
 
-_UNCHANGED = ('catalogue counts', 'cleaning', 'ids')
+_UNCHANGED = ('catalogue counts', 'cleaning', 'data card', 'ids')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,10 +30,16 @@ class _Kept:
   """What is left: of each shard its users, of all users their events."""
 
   shard_sizes: list[int]
-  offsets: np.ndarray
-  items: np.ndarray
-  timestamps: np.ndarray
+  histories: encoding.Histories
   num_bytes: int
+
+  @property
+  def num_users(self) -> int:
+    return sum(self.shard_sizes)
+
+  @property
+  def num_events(self) -> int:
+    return int(self.histories.offsets[-1])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,27 +104,23 @@ def forget(dataset: pathlib.Path, users: Collection[str]) -> Forgotten:
   tf = writing.load_tensorflow()
   with progress.stage('read records') as stage:
     kept, touched = _read(tf, shards, users)
-    stage.rows = len(kept.items)
+    stage.rows = kept.num_events
   counts = manifest['counts']
   forgotten = Forgotten(
-      users=counts['users'] - len(kept.offsets) + 1,
-      events=counts['events'] - len(kept.items),
+      users=counts['users'] - kept.num_users,
+      events=counts['events'] - kept.num_events,
       shards=len(touched),
   )
   if not touched:
     return forgotten
-  if not len(kept.items):
+  if not kept.num_users:
     raise ValueError(
         f'all users of {dataset} are to be forgotten: delete the directory.'
     )
-  counts |= {'users': len(kept.offsets) - 1, 'events': len(kept.items)}
+  counts |= {'users': kept.num_users, 'events': kept.num_events}
   manifest['splits'] = splits.describe_splits(
-      offsets=kept.offsets,
-      timestamps=kept.timestamps,
-      items=kept.items,
-      source_ids=[
-          item.source_id for item in schema.load_catalogue(str(dataset))
-      ],
+      [kept.histories],
+      [item.source_id for item in schema.load_catalogue(str(dataset))],
   )
   manifest['forgotten'].append({
       'users': forgotten.users,
@@ -194,17 +197,14 @@ def _read(
     sizes.append(size)
     if size < num_records:
       touched.append(path)
-  items, timestamps = (
-      np.concatenate([np.zeros(0, np.int64), *parts])
-      for parts in columns.values()
-  )
-  kept = _Kept(
-      shard_sizes=sizes,
+  histories = encoding.Histories(
       offsets=np.cumsum([0, *map(len, columns['item'])]),
-      items=items,
-      timestamps=timestamps,
-      num_bytes=num_bytes,
+      columns={
+          name: np.concatenate([np.zeros(0, np.int64), *parts])
+          for name, parts in columns.items()
+      },
   )
+  kept = _Kept(shard_sizes=sizes, histories=histories, num_bytes=num_bytes)
   return kept, touched
 
 

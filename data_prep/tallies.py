@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 
+from data_prep import encoding
 from user_llm.data import schema
 
 DAY_SECS = 86_400
@@ -34,30 +35,37 @@ class Tallies:
 
 def tally(
     event_schema: schema.EventSchema,
-    offsets: np.ndarray,
-    columns: Mapping[str, np.ndarray],
+    parts: Iterable[encoding.Histories],
     texts: Mapping[str, np.ndarray],
 ) -> Tallies:
   """Counts a dataset.
 
   Args:
     event_schema: Its modalities.
-    offsets: int64[U + 1]; user u has events offsets[u]:offsets[u + 1].
-    columns: int32[E] ids of each modality, and int64[E] timestamps.
+    parts: Its users.
     texts: See `Tallies`; of `TextTallies`.
   """
-  days = columns[schema.TIMESTAMP_KEY] // DAY_SECS
-  return Tallies(
-      lengths=np.bincount(np.diff(offsets)),
-      days=np.bincount(days.clip(0, _NUM_DAYS - 1), minlength=_NUM_DAYS),
-      values={
-          modality.name: np.bincount(
-              columns[modality.name], minlength=modality.size
-          )
-          for modality in event_schema.modalities
-      },
-      texts=texts,
-  )
+  lengths = np.zeros(1, np.int64)
+  days = np.zeros(_NUM_DAYS, np.int64)
+  values = {m.name: np.zeros(m.size, np.int64) for m in event_schema.modalities}
+  for part in parts:
+    of_part = np.bincount(np.diff(part.offsets))
+    longest = max(len(lengths), len(of_part))
+    lengths = sum(np.pad(n, (0, longest - len(n))) for n in (lengths, of_part))
+    days += tally_days(part.columns[schema.TIMESTAMP_KEY])
+    for name, counts in values.items():
+      counts += np.bincount(part.columns[name], minlength=len(counts))
+  return Tallies(lengths=lengths, days=days, values=values, texts=texts)
+
+
+def tally_days(timestamps: np.ndarray) -> np.ndarray:
+  """int64[...] events on each day, as `Tallies.days`."""
+  return np.bincount(day_of(timestamps), minlength=_NUM_DAYS)
+
+
+def day_of(timestamps: np.ndarray) -> np.ndarray:
+  """int64[E] days from 1970 on; all that are later than the last are it."""
+  return (timestamps // DAY_SECS).clip(0, _NUM_DAYS - 1)
 
 
 class TextTallies:

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 from data_prep import card_plots
 from data_prep import data_card
+from data_prep import encoding
 from data_prep import tallies as tallies_lib
 import matplotlib
 import numpy as np
@@ -61,13 +62,17 @@ _CATALOGUE = pl.DataFrame({
 })
 _TALLIES = tallies_lib.tally(
     _SCHEMA,
-    np.array([0, 3, 4]),
-    {
-        'item': np.array([1, 2, 1, 3], np.int32),
-        'category': np.array([1, 2, 1, 3], np.int32),
-        'rating': np.array([2, 2, 1, 2], np.int32),
-        'timestamp': np.array([0, 40, 80, 400]) * _DAY,
-    },
+    [
+        encoding.Histories(
+            offsets=np.array([0, 3, 4]),
+            columns={
+                'item': np.array([1, 2, 1, 3], np.int32),
+                'category': np.array([1, 2, 1, 3], np.int32),
+                'rating': np.array([2, 2, 1, 2], np.int32),
+                'timestamp': np.array([0, 40, 80, 400]) * _DAY,
+            },
+        )
+    ],
     {'review': np.array([1, 3] + [0] * (len(tallies_lib.TEXT_EDGES) - 1))},
 )
 

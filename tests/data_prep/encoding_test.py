@@ -9,18 +9,24 @@ import pytest
 
 
 def test_ids_by_count():
-  ids = encoding.ids_by_count(np.array([4, 1, 4, 3, 1, 0]), 6)
-  # 1 and 4 twice, 0 and 3 once, 2 and 5 never.
+  ids = encoding.ids_by_count(np.array([1, 2, 0, 1, 2, 0]))
   assert ids.tolist() == [3, 1, 0, 4, 2, 0]
   assert ids.dtype == np.int32
 
 
 def test_categories():
-  ids, modality = encoding.encode_categories(
-      'colour', np.array([2, 0, 2, 3]), ['blue', 'green', 'red', 'teal']
+  ids, modality = encoding.categories(
+      'colour', ['blue', 'green', 'red', 'teal'], np.array([1, 0, 2, 1])
   )
   assert modality.values == ('red', 'blue', 'teal')
-  assert ids.tolist() == [1, 2, 1, 3]
+  assert ids.tolist() == [2, 0, 1, 3]
+
+
+def _encode_numbers(numbers, num_buckets):
+  starts, modality = encoding.numbers(
+      'price', *np.unique(numbers, return_counts=True), num_buckets
+  )
+  return encoding.number_ids(starts, numbers), modality
 
 
 @pytest.mark.parametrize(
@@ -32,7 +38,7 @@ def test_categories():
 )
 def test_numbers_worked_example(num_buckets, values, ids):
   numbers = np.array([1, 2, 2, 4, 8, np.nan], np.float32)
-  found, modality = encoding.encode_numbers('price', numbers, num_buckets)
+  found, modality = _encode_numbers(numbers, num_buckets)
   assert modality.values == values
   assert found.tolist() == ids
 
@@ -46,16 +52,14 @@ def test_numbers_worked_example(num_buckets, values, ids):
     ],
 )
 def test_few_numbers(numbers, values):
-  ids, modality = encoding.encode_numbers(
-      'price', np.array(numbers, np.float32), 4
-  )
+  ids, modality = _encode_numbers(np.array(numbers, np.float32), 4)
   assert modality.values == values
   assert ids.min() >= 1 and ids.max() == len(values)
 
 
 def test_buckets_hold_what_they_say():
   numbers = np.random.default_rng(0).normal(size=5000).astype(np.float32)
-  ids, modality = encoding.encode_numbers('price', numbers, 10)
+  ids, modality = _encode_numbers(numbers, 10)
   assert len(modality.values) == 10
   for bucket, text in enumerate(modality.values, start=1):
     low, high = map(np.float32, text.strip('[])').split(', '))
@@ -63,6 +67,17 @@ def test_buckets_hold_what_they_say():
     assert 495 <= len(own) <= 505
     assert own.min() >= low
     assert (own <= high).all() if text[-1] == ']' else (own < high).all()
+
+
+def test_quantiles_are_those_of_numpy():
+  rng = np.random.default_rng(0)
+  quantiles = np.linspace(0, 1, 41)
+  for size in (1, 2, 10, 11, 101, 4096):
+    values, counts = np.unique(rng.integers(50, size=size), return_counts=True)
+    np.testing.assert_array_equal(
+        values[encoding.places_of_quantiles(counts, quantiles)],
+        np.quantile(np.repeat(values, counts), quantiles, method='higher'),
+    )
 
 
 def test_labels():

@@ -173,14 +173,26 @@ def test_histories_are_those_of_plain_python(rows, longest, tmp_path_factory):
   assert found == want and list(found) == list(want)
 
 
-def test_describe_splits():
-  # Histories of 2, 3 and 4 events; the user of 2 is not in leave-one-out.
-  described = splits.describe_splits(
-      offsets=np.array([0, 2, 5, 9]),
-      timestamps=np.array([0, 1, 0, 1, 2, 0, 1, 2, 3]),
-      items=np.array([1, 2, 3, 2, 1, 1, 2, 3, 4]),
-      source_ids=['i0', 'i1', 'i2', 'i3'],
+def _part(offsets, times, items):
+  return encoding.Histories(
+      offsets=np.array(offsets),
+      columns={'timestamp': np.array(times), 'item': np.array(items)},
   )
+
+
+@pytest.mark.parametrize(
+    'parts',
+    [
+        [_part([0, 2, 5, 9], [0, 1, 0, 1, 2, 0, 1, 2, 3],
+               [1, 2, 3, 2, 1, 1, 2, 3, 4])],
+        [_part([0, 2, 5], [0, 1, 0, 1, 2], [1, 2, 3, 2, 1]),
+         _part([0, 4], [0, 1, 2, 3], [1, 2, 3, 4])],
+    ],
+    ids=['whole', 'in_parts'],
+)
+def test_describe_splits(parts):
+  # Histories of 2, 3 and 4 events; the user of 2 is not in leave-one-out.
+  described = splits.describe_splits(parts, ['i0', 'i1', 'i2', 'i3'])
   assert described['leave_one_out'] == {
       'fingerprint': schema.split_fingerprint([('i2', 'i3'), ('i1', 'i0')]),
       'users': 2,
@@ -197,3 +209,14 @@ def test_describe_splits():
       'validation': 2,
       'test': 1,
   }
+
+
+def test_moments_are_those_of_all_timestamps():
+  rng = np.random.default_rng(0)
+  for size in (3, 10, 1001):
+    # Some days have many events, some moments have several.
+    times = rng.integers(0, 86_400 * 9, size) // 7200 * 7200
+    rule = schema.GLOBAL_TIME
+    parts = [_part([0, len(t)], t, t) for t in np.array_split(times, 3)]
+    first, second = rule.cutoffs(times)
+    assert splits.global_rule(rule, parts).cutoffs(times[:1]) == (first, second)

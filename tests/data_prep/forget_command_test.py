@@ -108,7 +108,7 @@ def test_forget(dataset, key_file, capsys):
   assert manifest['counts']['events'] == sum(map(len, histories.values()))
   assert manifest['forgotten'] == [
       {'users': 2, 'events': 10,
-       'unchanged': ['catalogue counts', 'cleaning', 'ids']}
+       'unchanged': ['catalogue counts', 'cleaning', 'data card', 'ids']}
   ]
   log = records.load_events(str(dataset))
   for rule in schema.SPLIT_RULES.values():
