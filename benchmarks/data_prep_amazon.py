@@ -175,7 +175,8 @@ def _check_accounts(output: pathlib.Path, num_rows: int) -> dict:
   manifest = json.loads((output / 'manifest.json').read_text())
   steps = manifest['cleaning']
   dropped = sum(step['dropped'] for step in steps)
-  assert steps[0]['events'] == num_rows == manifest['counts']['events'] + dropped
+  assert steps[0]['events'] == num_rows
+  assert manifest['counts']['events'] + dropped == num_rows
   return manifest
 
 
