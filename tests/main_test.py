@@ -24,6 +24,8 @@ def train(*, workdir, dry_run=False, steps=1, model=None, fail=None):
     raise ValueError('STEPS must be positive; set --gin.STEPS=1 or more.')
   if fail == 'numpy':
     np.zeros(3).reshape(2)
+  if fail == 'nan':
+    raise FloatingPointError('loss is nan at step 3; it was finite at step 2.')
   if fail == 'os':
     open(pathlib.Path(workdir) / 'missing' / 'x')
   if not dry_run:
@@ -145,6 +147,11 @@ def test_a_bug_keeps_its_trace(folder):
   with pytest.raises(ValueError, match='reshape'):
     _main(folder, 'train', '--gin.FAIL="numpy"')
   assert (folder / 'work' / 'config.gin').is_file()
+
+
+def test_a_loss_that_is_not_finite_has_a_code_of_its_own(folder, capsys):
+  assert _main(folder, 'train', '--gin.FAIL="nan"') == 44
+  assert capsys.readouterr().err.startswith('error: loss is nan at step 3')
 
 
 def test_a_refused_run_leaves_the_old_config(folder):

@@ -5,8 +5,8 @@
   python -m user_llm.main evaluate --workdir=runs/x
 
 gin files bind the parameters of the entry functions; `--gin.NAME=VALUE` sets a
-macro of theirs. Exit code: 0 done, 2 user error (one message on stderr), else
-a bug.
+macro of theirs. Exit code: 0 done, 2 user error (one message on stderr), 42
+stopped by SIGTERM and saved, 44 a loss that is not finite, else a bug.
 """
 
 import argparse
@@ -22,6 +22,10 @@ import sys
 import tempfile
 import traceback
 
+from user_llm import distributed
+
+# Exit code of a run that would end so again.
+_NOT_FINITE = 44
 # Entry functions by mode, imported only when needed: the help stays fast.
 _ENTRY_POINTS = {
     mode: f'user_llm.{mode}:{mode}'
@@ -54,7 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   try:
     _prepare_environment()
-    _run(args, overrides)
+    is_writer = distributed.initialize()
+    _run(args, overrides, is_writer)
+  except FloatingPointError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return _NOT_FINITE
   except (ValueError, OSError) as error:
     if args.debug or not _is_user_error(error):
       raise
@@ -105,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _run(
+    args: argparse.Namespace, overrides: Sequence[str], is_writer: bool
+) -> None:
   from user_llm import gin_utils  # pylint: disable=g-import-not-at-top
 
   search_paths = [p for p in args.gin_search_paths.split(',') if p]
@@ -131,10 +141,12 @@ def _run(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     return
   with (
       _saved_config(workdir, gin_utils.config_text())
-      if is_train
+      if is_train and is_writer
       else contextlib.nullcontext()
   ):
     entry(**arguments)
+  if not is_writer:
+    return
   suffix = '' if is_train else f'.{args.mode}'
   _write(
       workdir / f'operative_config{suffix}.gin',

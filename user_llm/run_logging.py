@@ -40,6 +40,7 @@ class RunLogger:
       log_every_steps: int = 50,
       progress_every_secs: float = 10.0,
       prefix: str = 'train/',
+      is_writer: bool = True,
   ):
     """Opens the files; lines of steps after `start_step` are dropped.
 
@@ -50,17 +51,21 @@ class RunLogger:
       log_every_steps: Metrics are written at multiples of it and at the end.
       progress_every_secs: Time between lines where stderr is no terminal.
       prefix: Put before the names of the metrics of `log`.
+      is_writer: False on all hosts but one: they check and show progress only.
     """
     # clu imports TensorFlow: two seconds that other users of this module save.
     from clu import metric_writers  # pylint: disable=g-import-not-at-top
 
     folder = pathlib.Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    self._past_secs = _drop_later_lines(folder / METRICS_FILE, start_step)
-    self._file = (folder / METRICS_FILE).open('a', encoding='utf-8')
-    self._writer = metric_writers.AsyncWriter(
-        metric_writers.SummaryWriter(str(folder / 'tensorboard'))
-    )
+    path = folder / METRICS_FILE if is_writer else pathlib.Path(os.devnull)
+    writers = []
+    self._past_secs = 0.0
+    if is_writer:
+      folder.mkdir(parents=True, exist_ok=True)
+      self._past_secs = _drop_later_lines(path, start_step)
+      writers = [metric_writers.SummaryWriter(str(folder / 'tensorboard'))]
+    self._file = path.open('a', encoding='utf-8')
+    self._writer = metric_writers.AsyncMultiWriter(writers)
     self._num_steps = num_steps
     self._log_every_steps = log_every_steps
     self._prefix = prefix
@@ -108,6 +113,13 @@ class RunLogger:
     self._check_finite(step, values)
     self._progress.show(values.get(f'{self._prefix}loss'))
     self._append(step, {**values, WALL_KEY: round(self.wall_secs, 2)})
+
+  def check(self, step: int, metrics: Mapping[str, Scalar]) -> None:
+    """Flushes; raises FloatingPointError if a loss of `step` is not finite."""
+    self.flush()
+    self._check_finite(
+        step, {f'{self._prefix}{k}': float(v) for k, v in metrics.items()}
+    )
 
   def write(self, step: int, metrics: Mapping[str, Scalar]) -> None:
     """Writes metrics at once, under their own names: 'eval/<task>/...'."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from user_llm import dry_run as dry_run_lib
 from user_llm import evaluator as evaluator_lib
 from user_llm import optimizers
 from user_llm import partitioning
+from user_llm import preemption
 from user_llm import run_logging
 from user_llm import train_state
 from user_llm import trainer as trainer_lib
@@ -42,6 +44,9 @@ def train(
     dry_run: bool = False,
 ) -> None:
   """Trains until `num_steps`, from the workdir's last checkpoint if it has one.
+
+  On SIGTERM it saves after the step that it is in and exits with
+  `preemption.EXIT_CODE`.
 
   Args:
     workdir: Receives checkpoints, metrics.jsonl, TensorBoard events, run.json,
@@ -101,14 +106,9 @@ def train(
   if _is_done(workdir, start_step, num_steps):
     print(f'{workdir} is at its last step, {start_step}: nothing to do.')
     return
-  run_logging.write_run_info(
-      workdir,
-      seed=seed,
-      num_params=_count((state.trainable, state.frozen)),
-      num_trainable=_count(state.trainable),
-      split_rule=dataset.split_rule.name,
-      split_fingerprint=dataset.fingerprint,
-  )
+  is_writer = jax.process_index() == 0
+  if is_writer:
+    _write_start(workdir, state, dataset, seed)
   batches = dataset.train_batches(
       batch_size=batch_size,
       seed=seed,
@@ -118,11 +118,12 @@ def train(
   )
   step_fn = trainer.compile_step(state, batch_spec)
   rates = _learning_rates(optimizer, num_steps)
-  with checkpoints, run_logging.RunLogger(
+  with preemption.Watch() as watch, checkpoints, run_logging.RunLogger(
       workdir,
       num_steps=num_steps,
       start_step=start_step,
       log_every_steps=log_every_steps,
+      is_writer=is_writer,
   ) as logger:
     for step in range(start_step + 1, num_steps + 1):
       batch = next(batches)
@@ -131,21 +132,22 @@ def train(
       )
       logger.log(step, {**scalars, 'learning_rate': rates[step - 1]})
       last = step == num_steps
-      if last or step % save_every_steps == 0:
-        logger.flush()  # A step that is not finite is not saved.
+      stop = watch.is_due(step) and not last
+      if last or stop or step % save_every_steps == 0:
+        logger.check(step, scalars)  # A step that is not finite is not saved.
         checkpoints.save(state, identity)
+      if stop:
+        print(f'SIGTERM: saving step {step}, the last one.', file=sys.stderr)
+        sys.exit(preemption.EXIT_CODE)
       if not last and eval_every_steps and step % eval_every_steps == 0:
         _evaluate(evaluators, trainer, state, logger, step)
-    for evaluation in _evaluate(
+    evaluations = _evaluate(
         evaluators, trainer, state, logger, num_steps, full=True
-    ):
+    )
+  if is_writer:
+    for evaluation in evaluations:
       evaluation.write(workdir, num_steps, seed)
-  run_logging.write_run_info(
-      workdir,
-      finished=run_logging.timestamp(),
-      wall_secs=round(logger.wall_secs, 1),
-  )
-  (pathlib.Path(workdir) / DONE_FILE).touch()
+    _write_end(workdir, logger.wall_secs)
 
 
 def _evaluate(
@@ -164,6 +166,31 @@ def _evaluate(
   for evaluation in evaluations:
     logger.write(step, evaluation.scalars())
   return evaluations
+
+
+def _write_start(
+    workdir: str,
+    state: train_state.TrainState,
+    dataset: pipeline.Dataset | pipeline.Mixture,
+    seed: int,
+) -> None:
+  run_logging.write_run_info(
+      workdir,
+      seed=seed,
+      num_params=_count((state.trainable, state.frozen)),
+      num_trainable=_count(state.trainable),
+      split_rule=dataset.split_rule.name,
+      split_fingerprint=dataset.fingerprint,
+  )
+
+
+def _write_end(workdir: str, wall_secs: float) -> None:
+  run_logging.write_run_info(
+      workdir,
+      finished=run_logging.timestamp(),
+      wall_secs=round(wall_secs, 1),
+  )
+  (pathlib.Path(workdir) / DONE_FILE).touch()
 
 
 def _learning_rates(

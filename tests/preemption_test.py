@@ -1,0 +1,55 @@
+"""Tests of SIGTERM: it saves the step it is in, and resuming is exact."""
+
+import json
+import signal
+
+import pytest
+import small_run
+
+from user_llm import preemption
+from user_llm import trainer as trainer_lib
+from user_llm.train import train
+
+
+def test_watch():
+  before = signal.getsignal(signal.SIGTERM)
+  with preemption.Watch() as watch:
+    assert not watch.is_due(1)
+    signal.raise_signal(signal.SIGTERM)
+    assert watch.is_due(2)
+  assert signal.getsignal(signal.SIGTERM) == before
+
+
+def _losses(workdir):
+  rows = map(json.loads, (workdir / 'metrics.jsonl').read_text().splitlines())
+  return {r['step']: r['train/loss'] for r in rows if 'train/loss' in r}
+
+
+def test_a_signalled_run_goes_on_bit_by_bit(
+    tiny_dataset, tmp_path, compilation_cache, monkeypatch, capsys
+):
+  whole = small_run.arguments(tiny_dataset, tmp_path / 'whole', evaluators=())
+  train(**whole)
+  stopped = {**whole, 'workdir': str(tmp_path / 'stopped')}
+  device_batch = trainer_lib.Trainer.device_batch
+  calls = []
+
+  def signalled(self, batch):
+    calls.append(batch)
+    if len(calls) == 6:
+      signal.raise_signal(signal.SIGTERM)
+    return device_batch(self, batch)
+
+  with monkeypatch.context() as context:
+    context.setattr(trainer_lib.Trainer, 'device_batch', signalled)
+    with pytest.raises(SystemExit) as stop:
+      train(**stopped)
+  assert stop.value.code == preemption.EXIT_CODE == 42
+  assert 'saving step 6' in capsys.readouterr().err
+  saved = tmp_path / 'stopped' / 'checkpoints'
+  assert {p.name for p in saved.iterdir()} == {'4', '6'}
+  assert not (tmp_path / 'stopped' / 'DONE').exists()
+
+  train(**stopped)
+  assert _losses(tmp_path / 'stopped') == _losses(tmp_path / 'whole')
+  assert (tmp_path / 'stopped' / 'DONE').exists()
