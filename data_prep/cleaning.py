@@ -3,8 +3,9 @@
 All functions take events in file order and say which stay.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -123,3 +124,11 @@ def most_recent(offsets: np.ndarray, length: int | None) -> np.ndarray:
     return np.ones(offsets[-1], bool)
   from_last = np.repeat(offsets[1:], lengths) - np.arange(offsets[-1])
   return from_last <= length
+
+
+def check_account(
+    steps: Sequence[Mapping[str, Any]], num_events: int
+) -> None:
+  """Every row that was read was dropped by one step, or is still there."""
+  left = [step['events'] - step['dropped'] for step in steps]
+  assert left == [s['events'] for s in steps[1:]] + [num_events], steps

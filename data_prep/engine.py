@@ -14,11 +14,12 @@ import numpy as np
 import polars as pl
 
 from data_prep import cleaning as cleaning_lib
+from data_prep import description
 from data_prep import encoding
 from data_prep import progress
 from data_prep import raw as raw_lib
-from data_prep import splits
 from data_prep import tables
+from data_prep import tallies
 from data_prep import writing
 from user_llm.data import schema
 
@@ -55,34 +56,18 @@ def prepare(
     raise ValueError(_nothing_left(raw, [_parsed(raw)]))
   with tables.Tables(raw, scratch=scratch, memory_gib=memory_gib) as source:
     encoded, steps = clean_and_encode(raw, source, cleaning)
-    with progress.stage('splits'):
-      described = splits.describe_splits(
-          [encoded], encoded.catalogue['source_id'].to_list()
-      )
-    texts = source.read_texts(raw.texts, encoded.seq) if raw.texts else ()
-    writing.write_records(encoded, texts, directory)
-  writing.write_files(raw, encoded, directory)
-  rejects = {kind: raw.rejects.counts(kind) for kind in ('events', 'items')}
-  return writing.write_manifest(
-      directory,
-      name=raw.name,
-      counts={
-          'users': len(encoded.users),
-          'items': len(encoded.catalogue),
-          'events': len(encoded.seq),
-          'rejects': sum(sum(counts.values()) for counts in rejects.values()),
-          'item_rows': raw.num_item_rows,
-          'items_without_metadata': int(
-              (~encoded.catalogue['is_described']).sum()
-          ),
-      },
-      cleaning=steps,
-      rejects=rejects,
-      splits=described,
-      source=raw.sources,
+    texts = tallies.TextTallies(raw.texts)
+    batches = source.read_texts(raw.texts, encoded.seq) if raw.texts else ()
+    writing.write_records(encoded, texts.watch(batches), directory)
+  return description.write(
+      raw,
+      directory=directory,
+      event_schema=encoded.schema,
+      catalogue=encoded.catalogue,
+      parts=[encoded],
+      texts=texts.counts,
+      steps=steps,
       options=options,
-      user_key_id=raw.user_key_id,
-      forgotten=[],
   )
 
 
@@ -118,8 +103,6 @@ def clean_and_encode(
   with progress.stage('encode and sort') as stage:
     encoded = _encode(raw, source, columns, config, steps)
     stage.rows = len(encoded.seq)
-  left = [step['events'] - step['dropped'] for step in steps]
-  assert left == [s['events'] for s in steps[1:]] + [len(encoded.seq)], steps
   return encoded, steps
 
 

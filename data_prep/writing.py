@@ -1,6 +1,6 @@
 """Writes the files of a prepared dataset."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import hashlib
 import itertools
@@ -21,6 +21,8 @@ from user_llm.data import schema
 REJECTS_FILE = 'rejects.jsonl'
 _VERSION = '1.0.0'
 
+Features = Mapping[str, Sequence[int] | Sequence[str]]
+
 
 def write_records(
     encoded: encoding.EncodedDataset,
@@ -36,37 +38,66 @@ def write_records(
     directory: Where to write.
   """
   tf = load_tensorflow()
+  users = _users(encoded, text_batches)
+  paths = shard_paths(directory, encoded.schema.name, len(encoded.shard_sizes))
+  sizes = encoded.shard_sizes.tolist()
+  with progress.stage(
+      'write records', total=len(encoded.users), unit='users'
+  ) as stage:
+    num_bytes = 0
+    for path, size in zip(paths, sizes):
+      shard = itertools.islice(users, size)
+      num_bytes += write_shard(tf, str(path), shard, on_user=stage.advance)
+    stage.rows = int(encoded.offsets[-1])
+  write_dataset_info(directory, encoded.schema, sizes, num_bytes)
+
+
+def _users(
+    encoded: encoding.EncodedDataset,
+    text_batches: Iterable[Mapping[str, Sequence[str]]],
+) -> Iterator[tuple[str, Features]]:
+  """Each user, and what the record of the user holds."""
   names = encoded.schema.texts
   texts = itertools.chain.from_iterable(
       zip(*(batch[name] for name in names)) for batch in text_batches
   )
-  offsets = encoded.offsets
-  users = zip(encoded.users, offsets[:-1].tolist(), offsets[1:].tolist())
+  offsets = encoded.offsets.tolist()
+  for user, start, stop in zip(encoded.users, offsets, offsets[1:]):
+    features: dict[str, Sequence[int] | Sequence[str]] = {
+        name: column[start:stop].tolist()
+        for name, column in encoded.columns.items()
+    }
+    own = itertools.islice(texts, stop - start)
+    features.update(zip(names, zip(*own)))
+    yield user, features
+
+
+def write_shard(
+    tf: Any,
+    path: str,
+    users: Iterable[tuple[str, Features]],
+    on_user: Callable[[int], None] = lambda count: None,
+) -> int:
+  """Writes one record file.
+
+  Args:
+    tf: TensorFlow.
+    path: Where.
+    users: Each user, and the values of the user's events: of one event each
+      in every list, which are as long as each other.
+    on_user: Called with 1 after each.
+
+  Returns:
+    The bytes of the records.
+  """
   num_bytes = 0
-  with progress.stage(
-      'write records', total=len(encoded.users), unit='users'
-  ) as stage:
-    for path, size in zip(
-        shard_paths(directory, encoded.schema.name, len(encoded.shard_sizes)),
-        encoded.shard_sizes.tolist(),
-    ):
-      with tf.io.TFRecordWriter(str(path)) as writer:
-        for user, start, stop in itertools.islice(users, size):
-          features: dict[str, Sequence[int] | Sequence[bytes]] = {
-              name: column[start:stop].tolist()
-              for name, column in encoded.columns.items()
-          }
-          own = itertools.islice(texts, stop - start)
-          for name, column in zip(names, zip(*own)):
-            features[name] = [text.encode() for text in column]
-          record = serialise(tf, user, features)
-          writer.write(record)
-          num_bytes += len(record)
-          stage.advance(1)
-    stage.rows = int(offsets[-1])
-  write_dataset_info(
-      directory, encoded.schema, encoded.shard_sizes.tolist(), num_bytes
-  )
+  with tf.io.TFRecordWriter(path) as writer:
+    for user, features in users:
+      record = _serialise(tf, user, features)
+      writer.write(record)
+      num_bytes += len(record)
+      on_user(1)
+  return num_bytes
 
 
 def load_tensorflow() -> Any:
@@ -149,36 +180,37 @@ def _features(tfds: Any, event_schema: schema.EventSchema) -> Any:
   })
 
 
-def serialise(
-    tf: Any, user: str, features: Mapping[str, Sequence[int] | Sequence[bytes]]
-) -> bytes:
-  """A user's record; `features` has one value an event in each column."""
+def _serialise(tf: Any, user: str, features: Features) -> bytes:
   # tfds' `features.serialize_example` gives the same at 30 times the cost.
   lists = {
-      name: tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-      if isinstance(values[0], bytes)
+      name: _bytes_feature(tf, values)
+      if isinstance(values[0], str)
       else tf.train.Feature(int64_list=tf.train.Int64List(value=values))
       for name, values in features.items()
   }
-  lists[schema.USER_KEY] = tf.train.Feature(
-      bytes_list=tf.train.BytesList(value=[user.encode()])
-  )
+  lists[schema.USER_KEY] = _bytes_feature(tf, [user])
   example = tf.train.Example(features=tf.train.Features(feature=lists))
   return example.SerializeToString(deterministic=True)
 
 
+def _bytes_feature(tf: Any, texts: Sequence[str]) -> Any:
+  encoded = [text.encode() for text in texts]
+  return tf.train.Feature(bytes_list=tf.train.BytesList(value=encoded))
+
+
 def write_files(
     raw: raw_lib.RawDataset,
-    encoded: encoding.EncodedDataset,
+    event_schema: schema.EventSchema,
+    catalogue: pl.DataFrame,
     directory: pathlib.Path,
 ) -> None:
   """Writes the schema, the catalogue, the rejects and the source's own."""
   for name, text in {
-      schema.SCHEMA_FILE: encoded.schema.to_json(),
+      schema.SCHEMA_FILE: event_schema.to_json(),
       **raw.extra_files,
   }.items():
     (directory / name).write_text(text, encoding='utf-8', newline='\n')
-  encoded.catalogue.drop('is_described').with_columns(
+  catalogue.drop('is_described').with_columns(
       # An empty text has no labels, not an empty one.
       pl.col('labels').str.split('|').list.filter(pl.element() != '')
   ).write_ndjson(directory / schema.CATALOGUE_FILE)

@@ -3,6 +3,7 @@
 from conftest import encode, make_raw
 from data_prep import cleaning
 from data_prep import encoding
+from data_prep import engine
 from data_prep import raw as raw_lib
 from data_prep import splits
 import hypothesis
@@ -118,7 +119,13 @@ def test_steps_count_what_they_drop(tmp_path):
 def test_rows_that_are_not_accounted_for_are_our_fault(tmp_path):
   raw = make_raw(tmp_path, [('a', 'x', 1)], num_event_rows=2)
   with pytest.raises(AssertionError):
-    encode(raw, tmp_path)
+    engine.prepare(
+        raw,
+        directory=tmp_path,
+        scratch=tmp_path,
+        cleaning=cleaning.CleaningConfig(),
+        options={},
+    )
 
 
 def test_nothing_left(tmp_path):

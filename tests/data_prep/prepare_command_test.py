@@ -129,7 +129,7 @@ def test_same_input_gives_the_same_bytes(movielens_dir, tmp_path):
     else:
       assert _run(*arguments).returncode == 0
     digests.append(_digests(output))
-  assert len(digests[0]) == 7
+  assert len(digests[0]) == 8
   assert digests[0] == digests[1] == digests[2]
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from data_prep import __main__ as command
+from data_prep import privacy
 import pytest
 
 _USER = 'AKQ7RAWUSERID%03d'
@@ -96,6 +97,10 @@ def test_accounts_privacy_and_same_bytes(arguments, tmp_path, capfd):
   for told in (*written, captured.err.encode(), captured.out.encode()):
     assert b'RAWUSERID' not in told and b'Rawname' not in told
     assert key.read_bytes().strip() not in told
+  card = (output / 'data_card.html').read_text()
+  hash_user = privacy.load_user_key(str(key)).hash
+  assert not any(hash_user(_USER % i) in card for i in range(4))
+  assert 'sum 5' not in card and 'text 5' not in card
   done = subprocess.run(
       [sys.executable, '-m', 'data_prep', *shared, f'--output={tmp_path}/b'],
       cwd=command.__file__.rsplit('/', 2)[0],
