@@ -88,28 +88,32 @@ def k_core(
     bool[E], which events stay.
   """
   users, items, is_first = user, item, ~is_repeat
-  all_first = bool(is_first.all())
-  while True:
-    num_events = np.bincount(users)
-    num_users = np.bincount(items if all_first else items[is_first])
-    user_stays = num_events >= config.min_user_events
-    item_stays = num_users >= config.min_item_events
-    stays = user_stays[users] & item_stays[items]
-    if stays.all():
-      break
-    users, items = users[stays], items[stays]
-    if not all_first:
-      is_first = is_first[stays]
+  num_events = np.bincount(user)
+  num_users = np.bincount(
+      item[is_first], minlength=int(item.max(initial=-1)) + 1
+  )
+  before = -1
+  while len(users) != before:
+    before = len(users)
+    # One side after the other needs half the rounds of both at once; counting
+    # what goes is cheaper than counting what stays.
+    goes = (num_events < config.min_user_events)[users]
+    np.subtract.at(num_users, items[goes & is_first], 1)
+    users, items, is_first = _without(goes, users, items, is_first)
+    goes = (num_users < config.min_item_events)[items]
+    np.subtract.at(num_events, users[goes], 1)
+    users, items, is_first = _without(goes, users, items, is_first)
     on_round(len(users))
-  # A user or item that went has no events left, or lies past the last that
-  # stays.
-  return _at(user_stays, user) & _at(item_stays, item)
+  user_stays = num_events >= config.min_user_events
+  item_stays = num_users >= config.min_item_events
+  return user_stays[user] & item_stays[item]
 
 
-def _at(flags: np.ndarray, index: np.ndarray) -> np.ndarray:
-  """flags[index], and False past their end."""
-  size = int(index.max(initial=-1)) + 1
-  return np.pad(flags, (0, size - len(flags)))[index]
+def _without(goes: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, ...]:
+  if not goes.any():
+    return columns
+  stays = ~goes
+  return tuple(column[stays] for column in columns)
 
 
 def by_user_and_time(user: np.ndarray, timestamp: np.ndarray) -> np.ndarray:
