@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -67,8 +68,15 @@ def test_chunks_do_not_change_the_ranks(tiny_dataset, monkeypatch):
       np.testing.assert_array_equal(parts[model][policy], ranks)
 
 
+def _labels(dataset, split):
+  return np.concatenate([
+      b['label'][b['example_id'] >= 0]
+      for b in dataset.eval_batches(split=split, batch_size=5)
+  ])
+
+
 @pytest.mark.parametrize('split', ['validation', 'test'])
-def test_the_counting_oracle_is_always_right(
+def test_counting_is_always_right_on_what_is_visible(
     tiny_dataset, tiny_vocabulary, split
 ):
   dataset = pipeline.Dataset(
@@ -77,14 +85,55 @@ def test_the_counting_oracle_is_always_right(
       history_length=7,
       vocabulary=tiny_vocabulary,
   )
-  labels = np.concatenate([
-      b['label'][b['example_id'] >= 0]
-      for b in dataset.eval_batches(split=split, batch_size=5)
-  ])
-  np.testing.assert_array_equal(
-      baselines.counting_oracle(dataset, split), labels
-  )
+  labels = _labels(dataset, split)
+  found = baselines.favourites(dataset, split)
+  np.testing.assert_array_equal(found.pop('counting_oracle'), labels)
   assert len(set(labels.tolist())) > 1
+  assert found.keys() == {'most_frequent_genre'}
+
+  future = dataclasses.replace(dataset, task='future_favourite_genre')
+  guesses = baselines.favourites(future, split)
+  np.testing.assert_array_equal(guesses['favourite_so_far'], labels)
+  assert (_labels(future, split) != labels).any()
+
+
+def test_most_frequent_counts_what_training_was_asked(
+    tmp_path, tiny_vocabulary
+):
+  # Genres by item: 1 Action, 3 Comedy, 5 Drama, 6 Horror.
+  users = [
+      fixtures.User(name=str(u), items=[1, 3, 3, 3, 5, 6]) for u in range(4)
+  ]
+  data_dir = fixtures.write_dataset(tmp_path / 'd', users, num_items=8)
+  dataset = pipeline.Dataset(
+      data_dir=data_dir,
+      task='future_favourite_genre',
+      history_length=7,
+      vocabulary=tiny_vocabulary,
+  )
+  found = baselines.favourites(dataset, 'test')
+  names = dataset.answers.texts
+  asked = {name: [names[i - 1] for i in ids] for name, ids in found.items()}
+  assert asked == {
+      'most_frequent_genre': ['Comedy'] * 4, 'favourite_so_far': ['Comedy'] * 4
+  }
+  assert [names[i - 1] for i in _labels(dataset, 'test')] == ['Horror'] * 4
+
+
+def test_most_frequent_text(tmp_path, tiny_vocabulary):
+  users = [  # Item 5 has no text; the last two events do not train.
+      fixtures.User(name=str(u), items=[1, 5, 5, 5, 3, 2, 4, 4])
+      for u in range(3)
+  ] + [fixtures.User(name='x', items=[2, 3, 1, 4, 4])]
+  data_dir = fixtures.write_dataset(tmp_path / 'd', users, num_items=8)
+  dataset = pipeline.Dataset(
+      data_dir=data_dir,
+      task='review_generation',
+      history_length=7,
+      vocabulary=tiny_vocabulary,
+  )
+  want = fixtures.text_of('review', 3)
+  assert baselines.most_frequent_text(dataset) == want
 
 
 def _metrics(ranks):

@@ -96,6 +96,7 @@ def test_answers_equal_exhaustive_scoring(model, tmp_path):
   batch = requests.batch(users, dataset.schema, 12, rows=3)
   for i, line in enumerate(found):
     task = evaluators[line['question']].dataset
+    batch['prompt_tokens'] = task.request_prompts(users, rows=3)
     scores = small_user_llm.answer_scores(
         parts['objective'], params, task, batch
     )[i]

@@ -104,25 +104,26 @@ def answer_scores(
   Args:
     objective: The model.
     params: Of the model.
-    dataset: Its question and answers, by their ids from 1.
-    users: `UserLLMConfig.user_keys` of B users.
+    dataset: Its answers, by their ids from 1.
+    users: `UserLLMConfig.user_keys` and `prompt_tokens` of B users.
   """
-  question = dataset.answers.prompt.tolist()
-  rows = [
-      question + row[row > 0].tolist() for row in dataset.answers.tokens[1:]
+  answers = [row[row > 0].tolist() for row in dataset.answers.tokens[1:]]
+  questions = [
+      [token for token in prompt if token][1:]
+      for prompt in users['prompt_tokens'][:, 0].tolist()
   ]
-  width = max(map(len, rows))
-  target = np.array([row + [0] * (width - len(row)) for row in rows])
-  columns = np.arange(width)
-  weights = (target > 0) & (columns >= len(question))
-  inputs = np.insert(target, 0, vocabulary_lib.BOS_ID, axis=1)[:, :-1]
-  num = len(users['history_end'])
-  text = {
-      'input_tokens': inputs,
-      'target_tokens': target,
-      'loss_weights': weights.astype(np.float32),
-  }
+  width = max(map(len, questions)) + max(map(len, answers))
+  target = np.zeros((len(questions), len(answers), width), np.int32)
+  weights = np.zeros(target.shape, np.float32)
+  for i, question in enumerate(questions):
+    for j, answer in enumerate(answers):
+      stop = len(question) + len(answer)
+      target[i, j, :stop] = question + answer
+      weights[i, j, len(question) : stop] = 1
+  inputs = np.insert(target, 0, vocabulary_lib.BOS_ID, axis=2)[:, :, :-1]
   batch = {key: users[key] for key in objective.model.user_keys}
-  batch |= {k: np.tile(v, (num, 1, 1)) for k, v in text.items()}
-  batch['history_end'] = np.tile(users['history_end'], (1, len(rows)))
+  batch |= {
+      'input_tokens': inputs, 'target_tokens': target, 'loss_weights': weights
+  }
+  batch['history_end'] = np.tile(users['history_end'], (1, len(answers)))
   return -np.asarray(jax.jit(objective.predict)(params, batch)['answer_nats'])

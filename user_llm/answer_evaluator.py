@@ -34,7 +34,7 @@ def possible_answers(dataset: pipeline.Dataset) -> trie.Answers:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AnswerEvaluator:
-  """Beam search over all possible answers of 'next_item|favourite_genre'.
+  """Beam search over all possible answers of 'next_item' or a favourite task.
 
   Items of one title are one answer and share its rank; what is not among the
   beams has no rank.
@@ -55,7 +55,7 @@ class AnswerEvaluator:
   row: str = 'user_llm'
 
   def __post_init__(self):
-    if self.dataset.task not in ('next_item', 'favourite_genre'):
+    if not self.dataset.has_answers:
       raise ValueError(
           f'AnswerEvaluator needs a task with answers, not '
           f'{self.dataset.task!r}.'
@@ -156,8 +156,7 @@ class AnswerEvaluator:
 
   def _labels(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """Ids of the true answers, from 1."""
-    key = 'label_item' if self.dataset.task == 'next_item' else 'label'
-    return batch[key]
+    return batch[self.dataset.asking.label]
 
   def _metrics(
       self, truth: np.ndarray, found: Mapping[str, list[np.ndarray]]
@@ -175,27 +174,28 @@ class AnswerEvaluator:
   def _floors(self, truth: np.ndarray) -> dict[str, evaluator_lib.Row]:
     if self.dataset.task == 'next_item':
       return evaluator_lib.item_floors(self.dataset, self.split)
-    counted = baselines.counting_oracle(self.dataset, self.split)
-    most_frequent = np.bincount(truth).argmax()
     return {
-        'most_frequent_genre': {
-            'accuracy': metrics_lib.estimate(truth == most_frequent)
-        },
-        'counting_oracle': {'accuracy': metrics_lib.estimate(counted == truth)},
+        name: {'accuracy': metrics_lib.estimate(found == truth)}
+        for name, found in baselines.favourites(
+            self.dataset, self.split
+        ).items()
     }
+
+  def _question(self, prompt_T: np.ndarray) -> str:
+    special = (vocabulary_lib.PAD_ID, vocabulary_lib.BOS_ID)
+    return self.dataset.tokenizer.decode(
+        [int(token) for token in prompt_T if token not in special]
+    )
 
   def _examples(
       self, batch: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray]
   ) -> list[Mapping[str, Any]]:
     prefix = 'unseen_' if 'unseen_answers' in out else ''
-    question = self.dataset.tokenizer.decode(
-        [int(t) for t in self.dataset.answers.prompt]
-    )
     truth = self._labels(batch)
     return [
         {
             **evaluator_lib.history_of(self.dataset, self.split, batch, i),
-            'question': question,
+            'question': self._question(batch['prompt_tokens'][i, 0]),
             'answers': answers_as_text(
                 self.answers,
                 out[f'{prefix}answers'][i],

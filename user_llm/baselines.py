@@ -1,15 +1,16 @@
 """Floors and ceilings: counting models on the very splits of the real ones.
 
-Shapes: N examples, B examples of a chunk, I items (padding included), G labels.
+Shapes: N examples, B examples of a chunk, I items (padding included).
 """
 
+import collections
 from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 
-from user_llm.data import answers
 from user_llm.data import examples
+from user_llm.data import favourites as favourites_lib
 from user_llm.data import pipeline
 
 Policy = Literal['all', 'unseen']
@@ -118,27 +119,46 @@ def item_ranks(
   }
 
 
-def counting_oracle(dataset: pipeline.Dataset, split: str) -> np.ndarray:
-  """Answers 'favourite_genre' by counting what the model may see.
+def favourites(
+    dataset: pipeline.Dataset, split: str
+) -> dict[str, np.ndarray]:
+  """Answers a favourite task by counting.
 
   Args:
-    dataset: The task; its history length bounds what is counted.
+    dataset: The task; its history length bounds what is visible.
     split: 'validation|test'.
 
   Returns:
-    int64[N], label ids from 1, in the order of the examples.
+    By model, int32[N] label ids from 1, in the order of the examples.
+    'most_frequent_<label>' answers what the training targets are most often.
+    The other counts what is visible: where this is what was asked it is the
+    'counting_oracle', always right; where the future was asked it is called
+    'favourite_so_far'.
   """
-  genre = dataset.log.schema['genre']
-  labels_VG = answers.multi_hot(genre)
-  table = examples.windows(
-      dataset.log, dataset.split_rule, split, dataset.history_length
-  )
+  targets = dataset.splits['train'].targets
+  most_frequent = np.bincount(targets[targets > 0]).argmax()
+  table = dataset.splits[split].table
   where = table.describe(np.arange(len(table)))
-  counts = where['label'] - where['start']
-  events = examples.ranges(where['start'], counts)
-  first = np.cumsum(counts) - counts
-  has_EG = labels_VG[dataset.log.values['genre'][events]]
-  order_E = np.arange(len(events)) - np.repeat(first, counts) + 1
-  count_NG = np.add.reduceat(has_EG, first)
-  last_NG = np.maximum.reduceat(has_EG * order_E[:, None], first)
-  return np.argmax(count_NG * (counts.max() + 1) + last_NG, axis=1) + 1
+  visible = favourites_lib.favourites(
+      dataset.log,
+      dataset.log.schema[dataset.label_name],
+      where['start'],
+      where['label'],
+  )
+  is_future = dataset.task.startswith('future')
+  return {
+      f'most_frequent_{dataset.label_name}': np.full_like(
+          visible, most_frequent
+      ),
+      'favourite_so_far' if is_future else 'counting_oracle': np.where(
+          visible > 0, visible, most_frequent
+      ),
+  }
+
+
+def most_frequent_text(dataset: pipeline.Dataset) -> str:
+  """What the reviews of the training split say most often, word for word."""
+  targets = dataset.splits['train'].targets
+  texts = dataset.log.texts(dataset.review_text)[targets > 0]
+  ((text, _),) = collections.Counter(texts.tolist()).most_common(1)
+  return text.decode()

@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 import jax
-import numpy as np
 
 from user_llm import answer_evaluator
 from user_llm import checkpoints as checkpoints_lib
@@ -74,7 +73,9 @@ def infer(
         'of runs/contextualize.gin.'
     )
   some = next(iter(by_task.values())).dataset
-  reader = requests_lib.RequestReader(some.schema, some.catalogue)
+  reader = requests_lib.RequestReader(
+      some.schema, some.catalogue, some.log.schema
+  )
   requests = list(reader.read(input))
   for request in requests:
     if request.question not in by_task:
@@ -127,7 +128,7 @@ def _answer(
   batch = requests_lib.batch(
       requests, dataset.schema, dataset.history_length, rows
   )
-  batch['prompt_tokens'] = np.tile(dataset.prompt_tokens, (rows, 1, 1))
+  batch['prompt_tokens'] = dataset.request_prompts(requests, rows)
   with jax.set_mesh(mesh):
     found = jax.device_get(
         evaluator.search(

@@ -144,3 +144,16 @@ def test_packing_is_close_to_full(capacity):
       capacity,
   )
   assert rows.fill(capacity) > 0.98
+
+
+def test_examples_without_any_target_are_left_out():
+  table = examples.windows(log_of([9]), schema.LEAVE_ONE_OUT, 'train', 4, 2)
+  assert len(table) == 3  # Labels 1..2, 3..4, 5..6.
+  targets = np.zeros(9, np.int32)
+  assert len(examples.with_targets(table, targets)) == 0
+  targets[[2, 5, 6]] = 7
+  some = examples.with_targets(table, targets)
+  assert some.describe(np.array([0, 1]))['label'].tolist() == [1, 5]
+  assert len(some) == 2 and some.max_seen == table.max_seen
+  targets[3] = 1
+  assert examples.with_targets(table, targets) is table

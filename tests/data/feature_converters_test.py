@@ -159,11 +159,12 @@ def test_rows_of_tokens_are_joined_without_padding_between():
   )
   as_tokens = lambda x: tf.constant(x, tf.int32)
   joined = feature_converters.join(as_tokens(left), as_tokens(right), 6)
-  moved = feature_converters.to_the_right(as_tokens(left))
+  moved = feature_converters.prompt_tokens(as_tokens(left), bos_id=3)
   for i in np.ndindex(3, 4):
     row = [*left[i][left[i] > 0], *right[i][right[i] > 0], *[0] * 6][:6]
     assert joined[i].numpy().tolist() == row
-    row = [*left[i][left[i] == 0], *left[i][left[i] > 0]]
+    bos = [3] if left[i].any() else [0]
+    row = [*left[i][left[i] == 0], *bos, *left[i][left[i] > 0]]
     assert moved[i].numpy().tolist() == row
 
 

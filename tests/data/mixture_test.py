@@ -44,6 +44,20 @@ def test_spec(datasets):
   )
 
 
+def test_without_a_text_length_all_have_the_longest(datasets):
+  items, genres = (dataclasses.replace(d, text_length=None) for d in datasets)
+  reviews = dataclasses.replace(
+      items, task='review_generation', text_length=40
+  )
+  longest = items.num_tokens('train')
+  assert longest > genres.num_tokens('train')
+  for parts, width in (((items, genres), longest), ((genres, reviews), 40)):
+    mixture = pipeline.Mixture(datasets=parts, shares=(1, 1))
+    (batch,) = _steps(mixture, 1, batch_size=2)
+    assert batch['target_tokens'].shape == (2, 2, width)
+    assert mixture.batch_spec('train', 2)['input_tokens'].shape[-1] == width
+
+
 def test_any_number_of_hosts_and_any_start_give_the_same_batches(datasets):
   mixture = pipeline.Mixture(datasets=datasets, shares=(1, 1))
   whole = _steps(mixture, 4, batch_size=8)

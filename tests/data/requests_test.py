@@ -79,6 +79,23 @@ def test_a_property_of_the_item_need_not_be_said(tmp_path):
   )
 
 
+def test_what_a_question_names(tmp_path):
+  path = tmp_path / 'users.jsonl'
+  path.write_text('\n'.join([
+      _line('7', question='review_generation', item='Heat (1995)', rating=5),
+      _line('7', question='next_item'),
+  ]))
+  reader = requests.RequestReader(
+      _SCHEMA.select(('item',)), _CATALOGUE, _SCHEMA
+  )
+  first, second = reader.read(str(path))
+  assert first.about == {'item': 1, 'rating': 3} and not second.about
+  assert first.events == ({'item': 2},)
+  path.write_text(_line('7', question='review_generation', item='no such'))
+  with pytest.raises(ValueError, match="line 1: item 'no such' is neither"):
+    list(reader.read(str(path)))
+
+
 @pytest.mark.parametrize(
     ['line', 'message'],
     [

@@ -1,8 +1,11 @@
+import collections
 import io
 
+import numpy as np
 import pytest
 import sentencepiece
 
+import fixtures
 from user_llm.data import prompts
 from user_llm.data import schema
 from user_llm.data import vocabulary
@@ -61,7 +64,10 @@ def test_command(tiny_dataset, tmp_path, capsys):
   assert vocabulary.fingerprint(loaded) in out.out
   for item in schema.load_catalogue(tiny_dataset):
     assert loaded.decode(loaded.encode(item.title)) == item.title
-  for question in prompts.QUESTIONS.values():
+  wordings = prompts.templates('next_item', schema.load_schema(
+      data_dir=tiny_dataset
+  ))
+  for question in wordings:
     assert loaded.decode(loaded.encode(question)) == question
   assert [p.name for p in path.parent.iterdir()] == ['tiny.model']
 
@@ -77,6 +83,49 @@ def test_command_refuses_a_size_below_the_characters(
   assert exit_info.value.code == 2
   assert 'larger --size' in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
+
+
+def test_corpus_has_a_wording_of_each_task_an_item(tiny_dataset):
+  lines = collections.Counter(vocabulary.corpus(tiny_dataset))
+  assert lines['Film 7 (1957)'] == 1 and lines['Comedy'] > 1
+  for wordings in (
+      ('Which film next?', 'What film follows?', 'The next film?'),
+      ('Favourite genre?', 'Preferred genre?', 'Usual genre?'),
+      ('Review of', 'Words about', 'Opinion on'),
+  ):
+    counts = [lines[w] for w in wordings]
+    assert sum(counts) == 40 and min(counts) >= 13
+
+
+def test_texts_are_sampled_from_training_events(tiny_dataset, monkeypatch):
+  users = fixtures.random_users()
+  every = collections.Counter(
+      text
+      for user in users
+      for item in user.items[:-2]
+      for name in fixtures.TEXTS
+      if (text := fixtures.text_of(name, item))
+  )
+  assert collections.Counter(vocabulary.sample_texts(tiny_dataset)) == every
+  monkeypatch.setattr(vocabulary, 'MAX_TEXTS', 40)
+  monkeypatch.setattr(vocabulary, 'MAX_TEXT_CHARACTERS', 6)
+  some = vocabulary.sample_texts(tiny_dataset)
+  assert 20 < len(some) <= 40
+  assert set(some) == {'I have', 'Good f'}
+
+
+def test_rare_characters_of_texts_are_spelt_in_bytes(tmp_path):
+  rng = np.random.default_rng(0)
+  texts = [''.join(rng.choice(list('abcdefgh '), 60)) for _ in range(100)]
+  texts.append('❤ \U0001f600')
+  path = tmp_path / 'texts.model'
+  path.write_bytes(vocabulary.train(LINES * 3, size=500, texts=texts))
+  loaded = vocabulary.load(str(path))
+  for text in LINES + ['❤ \U0001f600 and Ω']:
+    ids = loaded.encode(text)
+    assert loaded.unk_id not in ids
+    assert loaded.decode(ids) == text
+  assert len(loaded.encode('東')) <= 2 < len(loaded.encode('❤'))
 
 
 def test_no_file(tmp_path):

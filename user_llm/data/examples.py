@@ -199,12 +199,52 @@ def windows(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Subset:
+  """Some of a table's examples, renumbered.
+
+  Attributes:
+    table: All of them.
+    kept: int64[N], the numbers that they have there.
+  """
+
+  table: Windows
+  kept: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.kept)
+
+  @property
+  def max_seen(self) -> int:
+    """See `Windows.max_seen`."""
+    return self.table.max_seen
+
+  def describe(self, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """See `Windows.describe`."""
+    return self.table.describe(self.kept[ids])
+
+
+def with_targets(table: Windows, targets: np.ndarray) -> Windows | Subset:
+  """The examples of which some label event has a target.
+
+  Args:
+    table: The examples.
+    targets: int[E]; an event that is not 0 has one.
+  """
+  where = table.describe(np.arange(len(table)))
+  before = np.concatenate([[0], np.cumsum(targets != 0)])
+  kept = before[where['stop']] > before[where['label']]
+  if kept.all():
+    return table
+  return Subset(table=table, kept=np.flatnonzero(kept))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Texts:
   """Numbered texts that belong to no user.
 
   Attributes:
     size: How many.
-    length: Tokens of the longest.
+    length: Tokens of the longest of the catalogue.
   """
 
   size: int

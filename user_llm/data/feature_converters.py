@@ -5,16 +5,13 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
-Example = dict[str, tf.Tensor]
+Example = dict[str, tf.Tensor | tf.RaggedTensor]
 _Spec = seqio.FeatureConverter.FeatureSpec
 
 
-def _pad(x: tf.Tensor, lengths: tuple[int, ...]) -> tf.Tensor:
-  """Pads with zeros at the end of each axis, to a static shape."""
-  pads = [(0, n - tf.shape(x)[axis]) for axis, n in enumerate(lengths)]
-  x = tf.pad(x, pads)
-  x.set_shape(lengths)
-  return x
+def _pad(x: tf.RaggedTensor, lengths: tuple[int | None, ...]) -> tf.Tensor:
+  """[B, *lengths], dense: zeros at the end; what is too long loses its end."""
+  return x.to_tensor(shape=(None, *lengths))
 
 
 def _ranks(ranks: Mapping[str, int]) -> dict[str, _Spec]:
@@ -24,7 +21,8 @@ def _ranks(ranks: Mapping[str, int]) -> dict[str, _Spec]:
 class _RowConverter(seqio.FeatureConverter):
   """A converter whose features depend on the dataset's modalities.
 
-  So seqio's class constants are set on the instance.
+  So seqio's class constants are set on the instance. seqio converts example by
+  example, `convert` a batch at once.
   """
 
   TASK_FEATURES = {}
@@ -41,18 +39,32 @@ class _RowConverter(seqio.FeatureConverter):
     # The lengths hold by construction, and asserting each is slow.
     super().__init__(pack=False, apply_length_check=False)
 
-  def _convert_example(
-      self, example: Example, lengths: Mapping[str, int]
+  def convert(
+      self, batch: Example, lengths: Mapping[str, int | tuple[int, ...]]
   ) -> Example:
+    """Converts B examples at once.
+
+    Args:
+      batch: The task's features, int32[B] or ragged int32[B, (n), ...].
+      lengths: What to pad each to.
+
+    Returns:
+      The model's features, dense.
+    """
     raise NotImplementedError
 
   def _convert_features(
       self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
   ) -> tf.data.Dataset:
-    return ds.map(
-        lambda x: self._convert_example(x, task_feature_lengths),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
+    def convert(example: Example) -> Example:
+      batch = {
+          k: tf.RaggedTensor.from_tensor(x[None]) if x.shape.rank else x[None]
+          for k, x in example.items()
+      }
+      out = self.convert(batch, task_feature_lengths)
+      return {k: x[0] for k, x in out.items()}
+
+    return ds.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
   def get_model_feature_lengths(
       self, task_feature_lengths: Mapping[str, int]
@@ -106,18 +118,19 @@ class EventsConverter(_RowConverter):
     model['user_mask'] = _Spec(dtype=tf.bool, rank=1)
     super().__init__(task, model)
 
-  def _convert_example(
-      self, example: Example, lengths: Mapping[str, int]
+  def convert(
+      self, batch: Example, lengths: Mapping[str, int | tuple[int, ...]]
   ) -> Example:
+    """See the class's examples."""
     out = {}
     for name in self.TASK_FEATURES:
       if name == 'example_id':
-        out[name] = example[name]
+        out[name] = batch[name]
       elif name == 'label_item':
-        out[name] = example[name][0]
+        out[name] = _pad(batch[name], (1,))[:, 0]
       else:
         key = f'user_{name}' if name in self._modalities else name
-        out[key] = _pad(example[name], (lengths[name],))
+        out[key] = _pad(batch[name], (lengths[name],))
     out['user_mask'] = out['segment_ids'] > 0
     return out
 
@@ -148,9 +161,22 @@ def join(left: tf.Tensor, right: tf.Tensor, width: int) -> tf.Tensor:
   )
 
 
-def to_the_right(rows: tf.Tensor) -> tf.Tensor:
-  """Moves the padding of token rows, int32[..., n], to their start."""
-  width = tf.shape(rows)[-1]
+def prompt_tokens(prompts: tf.Tensor, bos_id: int) -> tf.Tensor:
+  """What generation starts from: bos and a question, padded in front.
+
+  Example, bos is 3: [[20, 21], [22, 0], [0, 0]] gives
+  [[3, 20, 21], [0, 3, 22], [0, 0, 0]].
+
+  Args:
+    prompts: int32[..., n], padded at the end with 0.
+    bos_id: The token.
+
+  Returns:
+    int32[..., 1 + n].
+  """
+  bos = tf.where(prompts[..., :1] > 0, bos_id, 0)
+  rows = tf.concat([bos, prompts], axis=-1)
+  width = rows.shape[-1]
   length = tf.math.count_nonzero(rows, -1, keepdims=True, dtype=tf.int32)
   column = tf.range(width) - (width - length)
   moved = tf.gather(
@@ -193,6 +219,7 @@ class ConditionedLMConverter(_RowConverter):
       modalities: tuple[str, ...],
       *,
       label: str | None = None,
+      history_as_text: bool = False,
       bos_id: int,
   ):
     """Initialises it.
@@ -201,6 +228,7 @@ class ConditionedLMConverter(_RowConverter):
       modalities: Names of the modalities to convert; none for text alone.
       label: For evaluation, the feature that holds the label; the batch then
         has it, `prompt_tokens`, `seen_item` and `example_id` too.
+      history_as_text: Whether an evaluation has `num_prompt_events`.
       bos_id: Starts every input.
     """
     self._modalities = modalities
@@ -220,15 +248,17 @@ class ConditionedLMConverter(_RowConverter):
       task |= {label: 1, 'seen_item': 1, 'example_id': 0}
       model |= _ranks({label: 0, 'seen_item': 1, 'example_id': 0})
       model |= _ranks({'prompt_tokens': 2})
+      if history_as_text:
+        task['num_prompt_events'] = 1
+        model |= _ranks({'num_prompt_events': 1})
     super().__init__(task, model)
 
   def _tokens(
       self, prompts: tf.Tensor, answers: tf.Tensor, num_tokens: int
   ) -> Example:
     target = join(prompts, answers, num_tokens)
-    target.set_shape([prompts.shape[0], num_tokens])
     shifted = tf.pad(
-        target[:, :-1], [(0, 0), (1, 0)], constant_values=self._bos
+        target[..., :-1], [(0, 0), (0, 0), (1, 0)], constant_values=self._bos
     )
     length = tf.math.count_nonzero(prompts, -1, keepdims=True, dtype=tf.int32)
     is_answer = tf.range(num_tokens) >= length
@@ -238,29 +268,27 @@ class ConditionedLMConverter(_RowConverter):
         'loss_weights': tf.cast(is_answer & (target > 0), tf.float32),
     }
 
-  def _convert_example(
-      self, example: Example, lengths: Mapping[str, int]
+  def convert(
+      self, batch: Example, lengths: Mapping[str, int | tuple[int, ...]]
   ) -> Example:
+    """See the class's examples."""
     num_targets, num_tokens = lengths['answers']
-    prompts = _pad(example['prompts'], lengths['prompts'])
-    answers = example['answers']
-    answers = tf.pad(
-        answers, [(0, num_targets - tf.shape(answers)[0]), (0, 0)]
-    )
+    prompts = _pad(batch['prompts'], (num_targets, None))
+    prompts = tf.ensure_shape(prompts, (None, *lengths['prompts']))
+    answers = _pad(batch['answers'], (num_targets, None))
     out = self._tokens(prompts, answers, num_tokens)
     for name in self.TASK_FEATURES:
       if name in ('prompts', 'answers'):
         continue
       elif name == 'example_id':
-        out[name] = example[name]
+        out[name] = batch[name]
       elif name == self._label:
-        out[name] = example[name][0]
+        out[name] = _pad(batch[name], (1,))[:, 0]
       else:
         key = f'user_{name}' if name in self._modalities else name
-        out[key] = _pad(example[name], (lengths[name],))
+        out[key] = _pad(batch[name], (lengths[name],))
     if self._modalities:
       out['user_mask'] = out['segment_ids'] > 0
     if self._label is not None:
-      bos = tf.where(prompts[:, :1] > 0, self._bos, 0)
-      out['prompt_tokens'] = to_the_right(tf.concat([bos, prompts], axis=1))
+      out['prompt_tokens'] = prompt_tokens(prompts, self._bos)
     return out

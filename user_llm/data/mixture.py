@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ class Mixture:
 
   Attributes:
     datasets: `pipeline.Dataset`s of one prepared dataset and split rule, whose
-      batches have the same shapes.
+      batches have the same shapes; where no text length is given, it is that of
+      the longest.
     shares: Rows that each gives of every sum(shares) rows.
   """
 
@@ -73,9 +75,20 @@ class Mixture:
       merged |= dataset.identity
     return merged
 
+  @functools.cached_property
+  def _sized(self) -> tuple[Any, ...]:
+    """The datasets, all with a text length."""
+    if not all(d.has_text for d in self.datasets):
+      return self.datasets
+    longest = max(d.num_tokens('train') for d in self.datasets)
+    return tuple(
+        d if d.text_length else dataclasses.replace(d, text_length=longest)
+        for d in self.datasets
+    )
+
   def num_examples(self, split: str) -> int:
     """Examples of all datasets together."""
-    return sum(d.num_examples(split) for d in self.datasets)
+    return sum(d.num_examples(split) for d in self._sized)
 
   def _check_size(self, batch_size: int, num_hosts: int) -> None:
     if batch_size % (sum(self.shares) * num_hosts):
@@ -94,9 +107,7 @@ class Mixture:
       ValueError: The datasets' batches do not have the same entries.
     """
     self._check_size(batch_size, 1)
-    specs = []
-    for dataset in self.datasets:
-      specs.append(dataset.batch_spec(split, batch_size))
+    specs = [d.batch_spec(split, batch_size) for d in self._sized]
     for dataset, spec in zip(self.datasets, specs):
       for key in spec.keys() | specs[0].keys():
         if spec.get(key) != specs[0].get(key):
@@ -127,7 +138,7 @@ class Mixture:
             host=host,
             num_hosts=num_hosts,
         )
-        for dataset, share in zip(self.datasets, self.shares)
+        for dataset, share in zip(self._sized, self.shares)
     ]
     groups //= num_hosts
     for parts in zip(*iterators):

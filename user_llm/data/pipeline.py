@@ -1,10 +1,11 @@
 """The batches that the trainer and the evaluators read.
 
-A batch goes: seqio task over a source in the run's order → feature converter →
-batch. It is a pure function of (dataset, seed, step), on any number of hosts.
+A batch goes: numbers of examples in the run's order → their events, questions
+and answers → feature converter. It is a pure function of (dataset, seed, step),
+on any number of hosts, and each step is done for the whole batch at once.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -16,10 +17,16 @@ import tensorflow as tf
 
 from user_llm.data import answers as answers_lib
 from user_llm.data import batching
+from user_llm.data import examples
 from user_llm.data import feature_converters
+from user_llm.data import lm_texts
 from user_llm.data import mixture
 from user_llm.data import order as order_lib
+from user_llm.data import prompts
+from user_llm.data import questions
 from user_llm.data import records
+from user_llm.data import request_prompts
+from user_llm.data import requests as requests_lib
 from user_llm.data import schema as schema_lib
 from user_llm.data import tasks
 from user_llm.data import vocabulary as vocabulary_lib
@@ -33,8 +40,11 @@ class Dataset:
 
   Attributes:
     data_dir: The prepared dataset.
-    task: 'events|next_item|favourite_genre|text'. The last is the decoder's
-      own: the questions with answers from the catalogue, no user.
+    task: 'events', for the encoder; 'next_item'; 'favourite_genre|category', of
+      what the model may see; 'future_favourite_genre|category', of what comes
+      next (`favourites.future_favourites`); 'review_generation', the text of
+      the label event; or 'text', the decoder's own: questions with answers, no
+      user.
     history_length: L, events of a row.
     split_rule: Which events are held out.
     modalities: Those that a batch has, 'item' first; None for all.
@@ -43,7 +53,10 @@ class Dataset:
       sees its own part of the history.
     packed: Whether training rows of 'events' hold several users.
     text_length: T, tokens of a training target; longer answers lose their end,
-      in training only. None: as long as the longest.
+      in training only. None: as long as the longest. Reviews have no longest:
+      they need it, and lose their end in evaluation too.
+    review_text: The text of an event that is its review.
+    history_as_text: The history as text in the prompt.
   """
 
   data_dir: str
@@ -55,6 +68,8 @@ class Dataset:
   targets_per_example: int = 1
   packed: bool = True
   text_length: int | None = None
+  review_text: str = 'review'
+  history_as_text: questions.TextPromptConfig = questions.TextPromptConfig()
 
   def __post_init__(self):
     if self.task not in tasks.TASKS:
@@ -130,20 +145,61 @@ class Dataset:
       raise ValueError(f'Task {self.name!r} has no text.')
     return vocabulary_lib.load(self.vocabulary)
 
-  @functools.cached_property
-  def answers(self) -> answers_lib.Answers:
-    """The question and all answers of 'next_item' or 'favourite_genre'."""
-    return tasks.task_answers(self.log, self.task, self.tokenizer)
+  @property
+  def has_answers(self) -> bool:
+    """Whether the task's answers can be enumerated."""
+    return self.task == 'next_item' or bool(self.label_name)
 
   @property
-  def prompt_tokens(self) -> np.ndarray:
-    """i32[1 + Q], bos and the question."""
-    return np.concatenate([[vocabulary_lib.BOS_ID], self.answers.prompt])
+  def label_name(self) -> str:
+    """'genre' or 'category' of a favourite task, else ''."""
+    return tasks.label_name(self.task)
 
   @functools.cached_property
-  def _splits(self) -> Mapping[str, tasks.Examples]:
+  def answers(self) -> answers_lib.Answers:
+    """All answers, of a task that `has_answers`."""
+    if self.label_name:
+      return answers_lib.favourite(
+          self.log.schema[self.label_name], self.tokenizer
+      )
+    return answers_lib.next_item(self.catalogue, self.tokenizer)
+
+  @functools.cached_property
+  def asking(self) -> tasks.Asking:
+    """The questions of a task about users, and how they are answered."""
+    if self.has_answers:
+      answer = tasks.answer_from(self.answers)
+    else:
+      answer = tasks.answer_with_text(
+          questions.value_table(
+              self.log, self.review_text, self.vocabulary,
+              limit=self.text_length,
+          )
+      )
+    return tasks.Asking(
+        label='label' if self.label_name else 'label_item',
+        questions=questions.Questions(
+            prompts.templates(self.task, self.log.schema),
+            self.log,
+            self.vocabulary,
+        ),
+        history=questions.HistoryText(
+            self.history_as_text, self.log, self.vocabulary
+        ),
+        answer=answer,
+    )
+
+  @functools.cached_property
+  def splits(self) -> Mapping[str, tasks.Examples]:
+    """The numbered examples of each split."""
+    self.log.check_counts(self.split_rule)
     if self.task == 'text':
-      return tasks.text_splits(self.log, self.tokenizer)
+      return lm_texts.text_splits(
+          self.log,
+          vocabulary=self.vocabulary,
+          split_rule=self.split_rule,
+          review_text=self.review_text,
+      )
     if self.task == 'events':
       return tasks.event_splits(
           self.log,
@@ -154,11 +210,18 @@ class Dataset:
       )
     return tasks.window_splits(
         self.log,
-        modalities=self.log.schema.names,  # The genre is read for its label.
+        task=self.task,
+        modalities=self.schema.names,
         split_rule=self.split_rule,
         history_length=self.history_length,
         targets_per_example=self.targets_per_example,
+        asking=self.asking,
+        review_text=self.review_text,
     )
+
+  def table(self, split: str) -> examples.Windows | examples.Subset:
+    """Where the examples of a split of a task about users lie."""
+    return self.splits[split].table
 
   def num_examples(self, split: str) -> int:
     """Rows of an epoch of a split, 'train|validation|test'.
@@ -166,12 +229,12 @@ class Dataset:
     Raises:
       ValueError: There is none.
     """
-    if split not in self._splits:
+    if split not in self.splits:
       raise ValueError(
           f'Task {self.name!r} has no split {split!r}; it has '
-          f'{", ".join(self._splits)}.'
+          f'{", ".join(self.splits)}.'
       )
-    size = len(self._splits[split].table)
+    size = len(self.splits[split].table)
     if not size:
       raise ValueError(
           f'The {split} split of {self.name!r} is empty: under the rule '
@@ -183,32 +246,18 @@ class Dataset:
 
   def user_of_example(self, split: str, example_id: int) -> str:
     """Upstream's id of the user of an evaluation example."""
-    where = self._splits[split].table.describe(np.array([example_id]))
+    where = self.table(split).describe(np.array([example_id]))
     return self.log.users[int(where['user'][0])]
 
-  def seqio_task(
-      self, host_order: order_lib.HostOrder | None = None
-  ) -> seqio.Task:
-    """The task by itself; its source reads in `host_order` if one is given."""
-    ids = (*self.schema.names, 'positions', 'segment_ids')
-    preprocessors = ()
-    if self.task == 'text':
-      ids = ()
-    elif self.task == 'next_item':
-      ids += ('history_end',)
-      preprocessors = (tasks.answer_items(self.answers),)
-    elif self.task == 'favourite_genre':
-      ids += ('history_end',)
-      preprocessors = (
-          tasks.answer_genres(self.answers, self.log.schema['genre']),
-      )
-    return tasks.make_task(
-        self.name,
-        tasks.ExampleSource(self._splits, host_order),
-        preprocessors,
-        id_features=ids,
-        vocabulary=self.tokenizer if self.has_text else None,
-    )
+  def label_events(self, split: str, example_ids: np.ndarray) -> np.ndarray:
+    """int64[N]: where in the log evaluation examples have their labels."""
+    return self.table(split).describe(example_ids)['label']
+
+  def request_prompts(
+      self, requests: Sequence[requests_lib.Request], rows: int
+  ) -> np.ndarray:
+    """`prompt_tokens` of users from outside; see `request_prompts`."""
+    return request_prompts.prompt_tokens(self.asking, requests, rows)
 
   def converter(
       self, split: str
@@ -221,49 +270,56 @@ class Dataset:
           self.schema.names, train=train
       )
     else:
-      label = {'next_item': 'label_item', 'favourite_genre': 'label'}
+      is_text = self.task == 'text'
       converter = feature_converters.ConditionedLMConverter(
-          () if self.task == 'text' else self.schema.names,
-          label=None if train else label[self.task],
+          () if is_text else self.schema.names,
+          label=None if train else self.asking.label,
+          history_as_text=self.history_as_text.max_tokens > 0,
           bos_id=vocabulary_lib.BOS_ID,
       )
       targets = self.targets_per_example if train else 1
-      lengths['history_end'] = targets
-      lengths['answers'] = (targets, self._num_tokens(train))
-      question = 0 if self.task == 'text' else len(self.answers.prompt)
-      lengths['prompts'] = (targets, question)
+      lengths['history_end'] = lengths['num_prompt_events'] = targets
+      lengths['answers'] = (targets, self.num_tokens(split))
+      lengths['prompts'] = (
+          targets, 0 if is_text else self.asking.longest_prompt
+      )
     if not train:
-      lengths['seen_item'] = max(1, self._splits[split].table.max_seen)
+      lengths['seen_item'] = max(1, self.splits[split].table.max_seen)
     return converter, {
         k: lengths.get(k, self.history_length) for k in converter.TASK_FEATURES
     }
 
-  def _num_tokens(self, train: bool) -> int:
+  def num_tokens(self, split: str) -> int:
+    """T, tokens of a target of a split."""
+    prompt, longest = 0, None
     if self.task == 'text':
-      prompt, longest = 0, self._splits['train'].table.length
+      longest = self.splits['train'].table.length
     else:
-      prompt, longest = len(self.answers.prompt), self.answers.length
-    if not train or self.text_length is None:
+      prompt = self.asking.longest_prompt
+      if self.has_answers:
+        longest = prompt + self.answers.tokens.shape[1]
+    if longest is not None and (split != 'train' or self.text_length is None):
       return longest
-    if self.text_length <= prompt:
+    if self.text_length is None or self.text_length <= prompt:
       raise ValueError(
-          f'TEXT_LENGTH is {self.text_length}; the question alone has {prompt} '
-          f'tokens, with the longest answer it has {longest}.'
+          f'TEXT_LENGTH is {self.text_length} for the task {self.name!r}, whose '
+          f'prompt may have {prompt} tokens'
+          + (f'; with the longest answer {longest}.' if longest else
+             '; add what a review may have.')
       )
     return self.text_length
 
   def _dataset(
-      self, split: str, host_order: order_lib.HostOrder
+      self, split: str, order: order_lib.HostOrder
   ) -> tf.data.Dataset:
-    """One host's rows, converted and batched; the last batch may be short."""
+    """One host's batches; the last of an evaluation may be short."""
     converter, lengths = self.converter(split)
-    ds = self.seqio_task(host_order).get_dataset(
-        split=split,
-        shuffle=False,
-        trim_output_features=False,
-        try_in_mem_cache=False,
+    found = self.splits[split]
+    ds = found.batches(
+        lambda: order.blocks(len(found.table)), order.seed or 0
+    ).map(
+        lambda batch: converter.convert(batch, lengths), num_parallel_calls=2
     )
-    ds = converter(ds, lengths).batch(host_order.rows)
     return batching.with_options(ds.prefetch(2))
 
   def batch_spec(
@@ -337,50 +393,3 @@ class Dataset:
     }
     for _ in range(-(-size // batch_size)):
       yield batching.pad_rows(next(batches, empty), order.rows)
-
-
-def register(
-    *,
-    data_dir: str,
-    history_length: int,
-    vocabulary: str | None = None,
-    split_rule: schema_lib.SplitRule = schema_lib.LEAVE_ONE_OUT,
-    targets_per_example: int = 1,
-) -> tuple[str, ...]:
-  """Adds a prepared dataset's tasks to seqio's registry, replacing older ones.
-
-  Then `seqio.get_mixture_or_task(name).get_dataset(split='train', seed=0)`
-  yields unpadded examples, and `Dataset.converter` pads them.
-
-  Args:
-    data_dir: The prepared dataset.
-    history_length: Events of a history (of a packed row for `<name>_events`).
-    vocabulary: SentencePiece model; without one there are no text tasks.
-    split_rule: Which events are held out.
-    targets_per_example: Labels that share a history in training.
-
-  Returns:
-    The names: `<name>_events`, `<name>_next_item`, `<name>_favourite_genre`
-    (if the events have genres), `<name>_text`.
-  """
-  has_genre = 'genre' in schema_lib.load_schema(data_dir=data_dir).names
-  names = []
-  for task in tasks.TASKS:
-    has_text = task != 'events'
-    if has_text and vocabulary is None:
-      continue
-    if task == 'favourite_genre' and not has_genre:
-      continue
-    dataset = Dataset(
-        data_dir=data_dir,
-        task=task,
-        history_length=history_length,
-        split_rule=split_rule,
-        vocabulary=vocabulary if has_text else None,
-        targets_per_example=targets_per_example if has_text else 1,
-    )
-    if dataset.name in seqio.TaskRegistry.names():
-      seqio.TaskRegistry.remove(dataset.name)
-    seqio.TaskRegistry.add_provider(dataset.name, dataset.seqio_task())
-    names.append(dataset.name)
-  return tuple(names)

@@ -82,6 +82,24 @@ class EventLog:
         )
     )
 
+  def check_counts(self, rule: schema_lib.SplitRule) -> None:
+    """Checks that there are as many label events as the manifest says.
+
+    Raises:
+      ValueError: There are not. A rule that the manifest does not know passes.
+    """
+    root = pathlib.Path(self.data_dir)
+    want = _manifest(root)['splits'].get(rule.name, {})
+    for split in {'train', 'validation', 'test'} & want.keys():
+      first, stop = self.label_bounds(rule, split)
+      found = int((stop - first).sum())
+      if found != want[split]:
+        raise ValueError(
+            f'{self.data_dir}: the rule {rule.name!r} gives {found} {split} '
+            f'examples; {schema_lib.MANIFEST_FILE} says {want[split]}. Prepare '
+            'the dataset again.'
+        )
+
   def texts(self, name: str) -> np.ndarray:
     """Reads a free text of every event, once a process.
 

@@ -23,12 +23,14 @@ class Request:
     user: Copied to the answer.
     events: Ids of each modality by name, oldest event first.
     question: The task that is asked for; None where none was given.
+    about: Ids of what the question names, 'item' and 'rating', where given.
     where: File and line, for errors.
   """
 
   user: str
   events: tuple[Mapping[str, int], ...]
   question: str | None
+  about: Mapping[str, int]
   where: str
 
 
@@ -38,14 +40,17 @@ class RequestReader:
   Args:
     schema: The modalities that the encoder reads.
     catalogue: Items by id.
+    asked: The modalities that a question may name; by default `schema`.
   """
 
   def __init__(
       self,
       schema: schema_lib.EventSchema,
       catalogue: Sequence[schema_lib.CatalogueItem],
+      asked: schema_lib.EventSchema | None = None,
   ):
     self._schema = schema
+    self._asked = asked or schema
     self._catalogue = catalogue
     self._by_source_id = {item.source_id: item.id for item in catalogue}
     self._by_title: dict[str, list[int]] = {}
@@ -53,7 +58,7 @@ class RequestReader:
       self._by_title.setdefault(item.title, []).append(item.id)
     self._ids = {
         m.name: {value: i for i, value in enumerate(m.values, start=1)}
-        for m in schema.modalities
+        for m in schema.modalities + self._asked.modalities
         if m.values is not None
     }
 
@@ -62,7 +67,8 @@ class RequestReader:
 
     Example of a line: {"user": "u1", "question": "next_item", "history":
     ["Heat (1995)", {"item": "50", "rating": 5}]}; an item is an upstream id or
-    a title.
+    a title. What the question names stands beside it: "question":
+    "review_generation", "item": "Casino (1995)", "rating": 4.
 
     Raises:
       ValueError: names the file and the line, and how to mend it.
@@ -98,8 +104,17 @@ class RequestReader:
         user=str(raw.get('user', '')),
         events=tuple(self._event(e, where) for e in raw['history']),
         question=question,
+        about=self._about(raw, where),
         where=where,
     )
+
+  def _about(self, raw: Mapping[str, Any], where: str) -> dict[str, int]:
+    ids = {}
+    if 'item' in raw:
+      ids['item'] = self._item(raw['item'], where)
+    if 'rating' in raw and 'rating' in self._asked.names:
+      ids['rating'] = self._value(self._asked['rating'], raw['rating'], where)
+    return ids
 
   def _event(self, event: Any, where: str) -> dict[str, int]:
     fields = event if isinstance(event, dict) else {'item': event}

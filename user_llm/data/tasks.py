@@ -1,13 +1,13 @@
-"""seqio tasks of a prepared dataset: sources, preprocessors, the task itself.
+"""The examples of a task, and seqio tasks that yield them.
 
-The source numbers the examples of each split and cuts their windows; the
-preprocessors ask the question. `pipeline.register` puts the tasks in seqio's
-registry; the trainer reads the very same ones over a source in the run's order.
+A source numbers the examples of each split and reads them, question and answer
+included, a batch at a time. `registration` puts tasks that yield them one by
+one in seqio's registry; the trainer takes the batches, in the run's order.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
 import functools
-from typing import NamedTuple
 
 import numpy as np
 import seqio
@@ -15,54 +15,90 @@ import tensorflow as tf
 
 from user_llm.data import answers as answers_lib
 from user_llm.data import examples
+from user_llm.data import favourites
 from user_llm.data import order as order_lib
+from user_llm.data import prompts as prompts_lib
+from user_llm.data import questions as questions_lib
 from user_llm.data import records
 from user_llm.data import schema as schema_lib
+from user_llm.data import vocabulary as vocabulary_lib
 from user_llm.data import windowing
 
-TASKS = ('events', 'next_item', 'favourite_genre', 'text')
+TASKS = (
+    'events',
+    'next_item',
+    'favourite_genre',
+    'favourite_category',
+    'future_favourite_genre',
+    'future_favourite_category',
+    'review_generation',
+    'text',
+)
 
-Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
+# Of a source outside a run; a run's batches are its own.
+_BLOCK = 256
 
 
-class Examples(NamedTuple):
-  """The numbered examples of one split and how to read one.
+def label_name(task: str) -> str:
+  """'genre' of 'favourite_genre' and 'future_favourite_genre', or ''."""
+  return task.partition('favourite_')[2]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Examples:
+  """The numbered examples of one split and how to read them.
 
   Attributes:
     table: Says how many there are and where each lies.
-    cut: Reads the example that lies there.
+    read: Reads a batch of the examples that lie there.
+    targets: int32[E] of a task about users: at each label event of the split
+      the target, an id from 1; elsewhere, and where there is none, 0.
   """
 
-  table: examples.PackedRows | examples.Windows | examples.Texts
-  cut: windowing.Cut
+  table: (
+      examples.PackedRows | examples.Windows | examples.Subset | examples.Texts
+  )
+  read: windowing.Read
+  targets: np.ndarray | None = None
+
+  def batches(
+      self, blocks: Callable[[], Iterable[np.ndarray]], seed: int
+  ) -> tf.data.Dataset:
+    """Reads examples, a batch for each block of their numbers.
+
+    Args:
+      blocks: Gives int64[B] each, whenever the dataset is iterated.
+      seed: Chooses the wordings of the questions.
+    """
+
+    def describe(ids: np.ndarray) -> dict[str, np.ndarray]:
+      return {
+          'example_id': ids,
+          'choice': prompts_lib.choices(seed, ids),
+          **self.table.describe(ids),
+      }
+
+    return tf.data.Dataset.from_generator(
+        lambda: map(describe, blocks()),
+        output_signature={
+            k: tf.TensorSpec([None], tf.int64)
+            for k in describe(np.zeros(0, np.int64))
+        },
+    ).map(self.read, num_parallel_calls=2)
 
 
 class ExampleSource(seqio.DataSource):
-  """Yields examples in a stated order, from any place on.
+  """Yields the examples of an epoch one by one.
 
-  Without an order, as in seqio's registry, it yields one epoch of the split:
-  permuted by the seed if shuffled, then sharded.
+  They are permuted by the seed if shuffled, then sharded.
   """
 
-  def __init__(
-      self,
-      splits: Mapping[str, Examples],
-      host_order: order_lib.HostOrder | None = None,
-  ):
-    """Initialises it.
-
-    Args:
-      splits: The examples of each split.
-      host_order: What this host reads in a run.
-    """
+  def __init__(self, splits: Mapping[str, Examples]):
+    """Initialises it with the examples of each split."""
     self._examples = dict(splits)
-    self._order = host_order
     super().__init__(
         splits=tuple(splits),
-        # Left unsaid for a run: seqio would cache a small split in memory.
-        num_input_examples=None if host_order else {
-            split: len(e.table) for split, e in splits.items()
-        },
+        num_input_examples={s: len(e.table) for s, e in splits.items()},
         caching_permitted=False,
         performs_internal_shuffling=True,
     )
@@ -73,23 +109,6 @@ class ExampleSource(seqio.DataSource):
 
   def list_shards(self, split: str) -> Sequence[str]:
     return [split]
-
-  def _blocks(
-      self,
-      num_examples: int,
-      shuffle: bool,
-      seed: int | None,
-      shard_info: seqio.ShardInfo | None,
-  ) -> Iterator[np.ndarray]:
-    if self._order is not None:
-      yield from self._order.blocks(num_examples)
-      return
-    ids = np.arange(num_examples)
-    if shuffle:
-      ids = order_lib.example_indices(num_examples, seed or 0, 0, num_examples)
-    if shard_info is not None:
-      ids = ids[shard_info.index :: shard_info.num_shards]
-    yield ids
 
   def get_dataset(
       self,
@@ -102,25 +121,16 @@ class ExampleSource(seqio.DataSource):
       use_cached: bool = False,
       num_epochs: int | None = 1,
   ) -> tf.data.Dataset:
-    """See `seqio.DataSource`; an order given at construction overrules."""
+    """See `seqio.DataSource`."""
     del sequence_length, use_cached, num_epochs
-    table, cut = self._examples[split]
-
-    def descriptions() -> Iterator[dict[str, np.ndarray]]:
-      for ids in self._blocks(len(table), shuffle, seed, shard_info):
-        yield {'example_id': ids, **table.describe(ids)}
-
-    empty = {'example_id': 0, **table.describe(np.zeros(0, np.int64))}
-    return (
-        tf.data.Dataset.from_generator(
-            descriptions,
-            output_signature={
-                k: tf.TensorSpec([None], tf.int64) for k in empty
-            },
-        )
-        .unbatch()
-        .map(cut, num_parallel_calls=tf.data.AUTOTUNE)
-    )
+    size = len(self._examples[split].table)
+    ids = np.arange(size)
+    if shuffle:
+      ids = order_lib.example_indices(size, seed or 0, 0, size)
+    if shard_info is not None:
+      ids = ids[shard_info.index :: shard_info.num_shards]
+    blocks = [ids[i : i + _BLOCK] for i in range(0, len(ids), _BLOCK)]
+    return self._examples[split].batches(lambda: blocks, seed or 0).unbatch()
 
 
 def event_splits(
@@ -133,116 +143,174 @@ def event_splits(
 ) -> dict[str, Examples]:
   """Examples of the encoder: packed rows; to evaluate, a row a user."""
   rows = examples.packed_rows(log, split_rule, history_length, packed=packed)
-  splits = {
-      'train': Examples(rows, windowing.cut_packed_rows(log, modalities, rows))
-  }
+  read = windowing.packed_rows_reader(log, modalities, rows)
+  splits = {'train': Examples(table=rows, read=read)}
   for split in ('validation', 'test'):
     splits[split] = Examples(
-        examples.windows(log, split_rule, split, history_length),
-        windowing.cut_windows(log, modalities),
+        table=examples.windows(log, split_rule, split, history_length),
+        read=windowing.windows_reader(log, modalities, seen=True),
     )
   return splits
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Asking:
+  """A task's questions and answers.
+
+  Attributes:
+    label: The feature that holds a target: an id from 1.
+    questions: Its wordings.
+    history: The history as text before the question.
+    answer: int32[N, A] answers, with eos, of int64[N] label events and int32[N]
+      targets.
+  """
+
+  label: str
+  questions: questions_lib.Questions
+  history: questions_lib.HistoryText
+  answer: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+  @property
+  def longest_prompt(self) -> int:
+    """Tokens of the history's budget and of the longest question."""
+    return self.history.max_tokens + self.questions.longest
+
+
+def answer_from(answers: answers_lib.Answers) -> Callable[..., tf.Tensor]:
+  """`Asking.answer` of a task with few answers; a target is one's number."""
+  tokens = tf.constant(answers.tokens)
+  return lambda events, targets: tf.gather(tokens, targets)
+
+
+def answer_with_text(texts: tf.RaggedTensor) -> Callable[..., tf.Tensor]:
+  """`Asking.answer` of a task whose answer is the label event's own text."""
+
+  def answer(events: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    eos = tf.where(targets > 0, vocabulary_lib.EOS_ID, 0)
+    rows = tf.concat([tf.gather(texts, events + 1), eos[:, None]], axis=1)
+    return rows.to_tensor()
+
+  return answer
+
+
+def asking_reader(
+    log: records.EventLog,
+    modalities: tuple[str, ...],
+    asking: Asking,
+    targets: np.ndarray,
+    *,
+    seen: bool = False,
+) -> windowing.Read:
+  """Features of a history, questions about it and their answers.
+
+  Args:
+    log: The events.
+    modalities: To read.
+    asking: What is asked.
+    targets: int32[E], at each label event that has one its target, else 0.
+    seen: See `windowing.windows_reader`.
+
+  Returns:
+    A function like that of `windowing.windows_reader`, that adds for the p
+    labels of each example int32[B, (p)] `asking.label`; int32[B, (p), Q]
+    `prompts` and int32[B, (p), A] `answers`, both all 0 without a target; and,
+    with the history as text, int32[B, (p)] `num_prompt_events`.
+  """
+  history, slots = asking.history, asking.questions.slots
+  told = tuple(f for f in history.fields if f in log.schema.names)
+  names = tuple(dict.fromkeys(modalities + told))
+  read_history = windowing.windows_reader(log, names, seen=seen)
+  targets_E = tf.constant(targets)
+  slot_values = {slot: tf.constant(log.values[slot]) for slot in slots}
+
+  def read(rows: windowing.Example) -> windowing.Example:
+    example = read_history(rows)
+    labels = tf.ragged.range(rows['label'], rows['stop'])
+    events = labels.flat_values
+    target = tf.gather(targets_E, events)
+    prompts = asking.questions(
+        tf.gather(rows['choice'], labels.value_rowids()),
+        {slot: tf.gather(ids, events) for slot, ids in slot_values.items()},
+    )
+    out = {asking.label: target, 'answers': asking.answer(events, target)}
+    if history.fields:
+      # A text's id is 1 + its event.
+      event_ids = tf.ragged.range(rows['start'] + 1, rows['stop'])
+      text, out['num_prompt_events'] = history(
+          {f: example.get(f, event_ids) for f in history.fields},
+          example['history_end'],
+      )
+      prompts = tf.concat([text, prompts], axis=1)
+    is_target = tf.cast(target > 0, tf.int32)[:, None]
+    shape = (None, asking.longest_prompt)
+    out['prompts'] = prompts.to_tensor(shape=shape) * is_target
+    out = {k: labels.with_flat_values(v) for k, v in out.items()}
+    return windowing.to_int32({**example, **out})
+
+  return read
+
+
+def _targets(
+    log: records.EventLog,
+    task: str,
+    split_rule: schema_lib.SplitRule,
+    split: str,
+    table: examples.Windows,
+    review_text: str,
+) -> np.ndarray:
+  """`Examples.targets`."""
+  where = table.describe(np.arange(len(table)))
+  counts = where['stop'] - where['label']
+  labels = examples.ranges(where['label'], counts)
+  found = log.values['item'][labels]
+  if task == 'review_generation':
+    found = np.where(log.texts(review_text)[labels] == b'', 0, found)
+  elif task != 'next_item':
+    begins, ends = np.repeat(where['start'], counts), labels
+    if task.startswith('future'):
+      stops = favourites.future_stops(log, split_rule, split)[where['user']]
+      begins, ends = labels, np.minimum(
+          labels + favourites.FUTURE_EVENTS, np.repeat(stops, counts)
+      )
+    modality = log.schema[label_name(task)]
+    found = favourites.favourites(log, modality, begins, ends)
+  targets = np.zeros_like(log.values['item'])
+  targets[labels] = found
+  return targets
 
 
 def window_splits(
     log: records.EventLog,
     *,
+    task: str,
     modalities: tuple[str, ...],
     split_rule: schema_lib.SplitRule,
     history_length: int,
-    targets_per_example: int = 1,
+    targets_per_example: int,
+    asking: Asking,
+    review_text: str,
 ) -> dict[str, Examples]:
   """Examples of the text tasks; several targets a row in training only."""
-  cut = windowing.cut_windows(log, modalities)
-  targets = {'train': targets_per_example, 'validation': 1, 'test': 1}
-  return {
-      split: Examples(
-          examples.windows(log, split_rule, split, history_length, count), cut
-      )
-      for split, count in targets.items()
-  }
-
-
-def text_splits(
-    log: records.EventLog, vocabulary: seqio.SentencePieceVocabulary
-) -> dict[str, Examples]:
-  """Text for the decoder alone: each question once an item; training only.
-
-  The answers are the item's title, and one of its genres.
-  """
-  parts = [(task_answers(log, 'next_item', vocabulary), [
-      item.id for item in log.catalogue
-  ])]
-  if 'genre' in log.schema.names:
-    genres = task_answers(log, 'favourite_genre', vocabulary)
-    parts.append((genres, [
-        genres.texts.index(item.labels[item.id % len(item.labels)]) + 1
-        for item in log.catalogue if item.labels
-    ]))
-  width = max(answers.length for answers, _ in parts)
-  texts = []
-  for answers, ids in parts:
-    prompt = np.tile(answers.prompt, (len(ids), 1))
-    rows = np.concatenate([prompt, answers.tokens[ids]], axis=1)
-    texts.append(np.pad(rows, [(0, 0), (0, width - rows.shape[1])]))
-  tokens_NT = tf.constant(np.concatenate(texts))
-
-  def cut(example: windowing.Example) -> windowing.Example:
-    return {
-        'example_id': tf.cast(example['example_id'], tf.int32),
-        'prompts': tf.zeros([1, 0], tf.int32),
-        'answers': tokens_NT[example['example_id']][None],
-    }
-
-  table = examples.Texts(size=len(tokens_NT), length=width)
-  return {'train': Examples(table, cut)}
-
-
-def task_answers(
-    log: records.EventLog,
-    task: str,
-    vocabulary: seqio.SentencePieceVocabulary,
-) -> answers_lib.Answers:
-  """The question and all answers of 'next_item' or 'favourite_genre'."""
-  if task == 'next_item':
-    return answers_lib.next_item(log.catalogue, vocabulary)
-  return answers_lib.favourite_genre(log.schema['genre'], vocabulary)
-
-
-def answer_items(answers: answers_lib.Answers) -> Preprocessor:
-  """Adds the question and the titles of the labels: `prompts`, `answers`."""
-  tokens, prompt = tf.constant(answers.tokens), tf.constant(answers.prompt)
-
-  def answer(example: windowing.Example) -> windowing.Example:
-    rows = tf.gather(tokens, example['label_item'])
-    prompts = tf.tile(prompt[None], [tf.shape(rows)[0], 1])
-    return {**example, 'prompts': prompts, 'answers': rows}
-
-  return lambda ds: ds.map(answer, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def answer_genres(
-    answers: answers_lib.Answers, genre: schema_lib.Modality
-) -> Preprocessor:
-  """Adds the favourite genre of what each target sees: `label`, as text too."""
-  tokens, prompt = tf.constant(answers.tokens), tf.constant(answers.prompt)
-  labels_VG = tf.constant(answers_lib.multi_hot(genre))
-
-  def answer(example: windowing.Example) -> windowing.Example:
-    label = answers_lib.favourite_labels(
-        example[genre.name], example['history_end'], labels_VG
+  splits = {}
+  for split in ('train', 'validation', 'test'):
+    num_targets = targets_per_example if split == 'train' else 1
+    table = examples.windows(
+        log, split_rule, split, history_length, num_targets
     )
-    rows = tf.gather(tokens, label)
-    prompts = tf.tile(prompt[None], [tf.shape(rows)[0], 1])
-    return {**example, 'label': label, 'prompts': prompts, 'answers': rows}
-
-  return lambda ds: ds.map(answer, num_parallel_calls=tf.data.AUTOTUNE)
+    targets = _targets(log, task, split_rule, split, table, review_text)
+    splits[split] = Examples(
+        table=examples.with_targets(table, targets),
+        read=asking_reader(
+            log, modalities, asking, targets, seen=split != 'train'
+        ),
+        targets=targets,
+    )
+  return splits
 
 
 def make_task(
     name: str,
-    source: ExampleSource,
-    preprocessors: Sequence[Preprocessor] = (),
+    splits: Mapping[str, Examples],
     *,
     id_features: Sequence[str],
     vocabulary: seqio.Vocabulary | None = None,
@@ -251,8 +319,7 @@ def make_task(
 
   Args:
     name: Its name in seqio's registry.
-    source: Yields histories.
-    preprocessors: Add questions and answers.
+    splits: The examples of each split.
     id_features: The features of every example that are int32[n].
     vocabulary: Of `prompts` and `answers`; None if the task has no text.
 
@@ -266,12 +333,12 @@ def make_task(
   )
   features = {key: ids for key in id_features}
   if vocabulary is not None:
-    text = functools.partial(seqio.Feature, vocabulary, add_eos=False)
-    features |= {'prompts': text(rank=2), 'answers': text(rank=2)}
+    text = functools.partial(seqio.Feature, vocabulary, add_eos=False, rank=2)
+    features |= {'prompts': text(), 'answers': text()}
   return seqio.Task(
       name,
-      source=source,
+      source=ExampleSource(splits),
       output_features=features,
-      preprocessors=list(preprocessors),
+      preprocessors=[],
       shuffle_buffer_size=None,
   )

@@ -1,16 +1,19 @@
-"""A SentencePiece vocabulary of a catalogue's titles, genres and the questions.
+"""A SentencePiece vocabulary of a dataset's titles, labels, questions, texts.
 
     python -m user_llm.data.vocabulary --data_dir DIR --output FILE.model
 
 Text is taken as it is (identity normalisation, spaces kept), every character
 of the catalogue and of ASCII has a piece, and decoding gives back the text
-byte for byte. A text's first word has the piece that it has inside a text
+byte for byte; where events have texts, their rare characters are spelt in
+bytes. A text's first word has the piece that it has inside a text
 (SentencePiece's dummy prefix), so answers and questions join with a space.
 """
 
 import argparse
+from collections.abc import Sequence
 import hashlib
 import io
+import itertools
 import os
 import pathlib
 import string
@@ -20,45 +23,91 @@ from google.protobuf import message
 import sentencepiece
 import seqio
 
+from user_llm.data import examples
 from user_llm.data import prompts
+from user_llm.data import records
 from user_llm.data import schema as schema_lib
 
 PAD_ID, EOS_ID, UNK_ID, BOS_ID = 0, 1, 2, 3
 
 
-def corpus(data_dir: str) -> list[str]:
-  """What the language model reads, a line a question or answer.
+# Of events' texts, spread evenly; more do not change the pieces much.
+MAX_TEXTS = 50_000
+MAX_TEXT_CHARACTERS = 1_000
 
-  Each question stands once for every item, as in the text that the decoder is
-  trained on, so its words become pieces however small the catalogue.
+
+def corpus(data_dir: str) -> list[str]:
+  """The catalogue and the questions, a line each.
+
+  Each task's question stands once for every item, its wordings in turn, so its
+  words become pieces however small the catalogue.
   """
+  schema = schema_lib.load_schema(data_dir=data_dir)
+  names = ['next_item']
+  if (modality := schema.label_modality) is not None:
+    names += [f'favourite_{modality.name}', f'future_favourite_{modality.name}']
+  if schema.texts:
+    names += ['review_generation']
+  wordings = [prompts.templates(name, schema) for name in names]
   lines = []
   for item in schema_lib.load_catalogue(data_dir):
-    lines += [item.title, *item.labels, *prompts.QUESTIONS.values()]
+    lines += [item.title, *item.labels]
+    for templates in wordings:
+      texts, _ = prompts.pieces(templates[item.id % len(templates)])
+      lines += filter(None, texts)
   return lines
 
 
-def train(lines: list[str], *, size: int) -> bytes:
-  """Trains a unigram model; the same lines give the same bytes.
+def sample_texts(data_dir: str) -> list[str]:
+  """The start of at most `MAX_TEXTS` texts of events that train.
+
+  Those are the events that leave-one-out trains on; where a dataset has several
+  texts an event, each gives as many.
+  """
+  schema = schema_lib.load_schema(data_dir=data_dir)
+  if not schema.texts:
+    return []
+  log = records.load_events(data_dir)
+  first = log.offsets[:-1]
+  events = examples.ranges(
+      first, log.train_stops(schema_lib.LEAVE_ONE_OUT) - first
+  )
+  sample = []
+  for name in schema.texts:
+    texts = log.texts(name)[events]
+    texts = texts[texts != b'']
+    step = -(-len(texts) * len(schema.texts) // MAX_TEXTS)
+    sample += [t.decode()[:MAX_TEXT_CHARACTERS] for t in texts[:: max(step, 1)]]
+  return sample
+
+
+def train(
+    lines: list[str], *, size: int, texts: Sequence[str] = ()
+) -> bytes:
+  """Trains a unigram model; the same text gives the same bytes.
 
   Args:
-    lines: The text.
+    lines: Text of which every character has a piece.
     size: Pieces wanted; fewer if the text does not support as many.
+    texts: More text; its rare characters are spelt in bytes, 256 pieces.
 
   Returns:
     The serialized model.
   """
+  required = set(string.digits + string.ascii_letters + string.punctuation)
+  coverage = {'character_coverage': 1.0}
+  if texts:
+    required |= {c for line in lines for c in line if not c.isspace()}
+    coverage = {'character_coverage': 0.9995, 'byte_fallback': True}
   model = io.BytesIO()
   try:
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
+        sentence_iterator=itertools.chain(lines, texts),
         model_writer=model,
         model_type='unigram',
         vocab_size=size,
         hard_vocab_limit=False,
-        character_coverage=1.0,
-        required_chars=string.digits + string.ascii_letters
-        + string.punctuation,
+        required_chars=''.join(sorted(required)),
         normalization_rule_name='identity',
         remove_extra_whitespaces=False,
         pad_id=PAD_ID,
@@ -67,11 +116,12 @@ def train(lines: list[str], *, size: int) -> bytes:
         bos_id=BOS_ID,
         num_threads=1,  # More would make the result depend on their timing.
         minloglevel=2,
+        **coverage,
     )
   except RuntimeError as error:
     raise ValueError(
         f'SentencePiece cannot make a vocabulary of {size} pieces from '
-        f'{len(lines)} lines: {error}. Give a larger --size.'
+        f'{len(lines) + len(texts)} lines: {error}. Give a larger --size.'
     ) from error
   return model.getvalue()
 
@@ -122,7 +172,11 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--size', type=int, default=1000)
   args = parser.parse_args(argv)
   try:
-    model = train(corpus(args.data_dir), size=args.size)
+    model = train(
+        corpus(args.data_dir),
+        size=args.size,
+        texts=sample_texts(args.data_dir),
+    )
   except ValueError as error:
     parser.exit(2, f'{error}\n')
   output = pathlib.Path(args.output)

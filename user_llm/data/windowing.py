@@ -1,30 +1,50 @@
-"""Cuts an example's events out of an `EventLog`, in tf.data.
+"""Cuts examples' events out of an `EventLog`, a batch of examples at a time.
 
-The log's arrays are captured as tensors, so an example costs a few slices.
+The log's arrays are captured as tensors; a batch costs a few gathers, and its
+features are ragged: [B, (events of each)].
 """
 
 from collections.abc import Callable
+import functools
 
+import numpy as np
 import tensorflow as tf
 
 from user_llm.data import examples
 from user_llm.data import records
 
-Example = dict[str, tf.Tensor]
-Cut = Callable[[Example], Example]
+Example = dict[str, tf.Tensor | tf.RaggedTensor]
+Read = Callable[[Example], Example]
 
 
-def _tensors(log: records.EventLog, names: tuple[str, ...]) -> Example:
-  return {name: tf.constant(log.values[name]) for name in names}
+@functools.lru_cache(maxsize=64)
+def _tensor(log: records.EventLog, name: str) -> tf.Tensor:
+  """A modality of all events; shared by all that read the log."""
+  return tf.constant(log.values[name])
 
 
-def _to_int32(example: Example) -> Example:
+@functools.lru_cache(maxsize=4)
+def _is_new(log: records.EventLog) -> tf.Tensor:
+  """bool[E], whether the event is its user's first with its item."""
+  user = np.repeat(np.arange(len(log.lengths)), log.lengths)
+  pairs = user * log.schema['item'].size + log.values['item']
+  is_new = np.zeros(len(pairs), bool)
+  is_new[np.unique(pairs, return_index=True)[1]] = True
+  return tf.constant(is_new)
+
+
+def lookup(table: tf.Tensor, ids: tf.RaggedTensor) -> tf.RaggedTensor:
+  """Rows of a table, for each id of a ragged tensor."""
+  return ids.with_flat_values(tf.gather(table, ids.flat_values))
+
+
+def to_int32(example: Example) -> Example:
   return {k: tf.cast(v, tf.int32) for k, v in example.items()}
 
 
-def cut_packed_rows(
+def packed_rows_reader(
     log: records.EventLog, names: tuple[str, ...], rows: examples.PackedRows
-) -> Cut:
+) -> Read:
   """Features of the encoder's training rows.
 
   Args:
@@ -33,59 +53,72 @@ def cut_packed_rows(
     rows: The rows' segments.
 
   Returns:
-    A function that turns what `rows.describe` says of one row into, for a row
-    of n events, int32[n]: `<modality>`, `target_<modality>` (the same user's
+    A function that turns what `rows.describe` says of B rows into, for rows of
+    n events, int32[B, (n)]: `<modality>`, `target_<modality>` (the same user's
     next event), `segment_ids` (1, 2, ...) and `positions` (0, 1, ... in each
-    segment).
+    segment); and int32[B] `example_id`.
   """
-  values = _tensors(log, names)
+  values = {name: _tensor(log, name) for name in names}
   starts, stops = tf.constant(rows.starts), tf.constant(rows.stops)
 
-  def cut(example: Example) -> Example:
-    begin, end = example['first_segment'], example['segment_stop']
-    segments = tf.ragged.range(starts[begin:end], stops[begin:end])
-    events = segments.flat_values
-    out = {'example_id': example['example_id']}
+  def read(rows: Example) -> Example:
+    segments = tf.ragged.range(rows['first_segment'], rows['segment_stop'])
+    start = tf.gather(starts, segments.flat_values)
+    events_SN = tf.ragged.range(start, tf.gather(stops, segments.flat_values))
+    events = segments.with_flat_values(events_SN).merge_dims(1, 2)
+    of_event = events_SN.value_rowids()
+    out = {'example_id': rows['example_id']}
     for name, ids in values.items():
-      out[name] = tf.gather(ids, events)
-      out[f'target_{name}'] = tf.gather(ids, events + 1)
-    out['segment_ids'] = segments.value_rowids() + 1
-    out['positions'] = events - tf.repeat(
-        starts[begin:end], segments.row_lengths()
+      out[name] = lookup(ids, events)
+      out[f'target_{name}'] = lookup(ids, events + 1)
+    first = tf.gather(segments.row_splits, segments.value_rowids())
+    number = tf.range(tf.size(start, tf.int64)) - first + 1
+    out['segment_ids'] = events.with_flat_values(tf.gather(number, of_event))
+    out['positions'] = events - events.with_flat_values(
+        tf.gather(start, of_event)
     )
-    return _to_int32(out)
+    return to_int32(out)
 
-  return cut
+  return read
 
 
-def cut_windows(log: records.EventLog, names: tuple[str, ...]) -> Cut:
-  """Features of an example (user, p consecutive labels).
+def windows_reader(
+    log: records.EventLog, names: tuple[str, ...], *, seen: bool = False
+) -> Read:
+  """Features of examples (user, p consecutive labels).
 
   Args:
     log: The events.
     names: Modalities to read.
+    seen: Whether to list what a user has seen, for evaluation.
 
   Returns:
-    A function that turns what `Windows.describe` says of one example into, for
-    a history of n events, int32[n] `<modality>`, `segment_ids` (all 1) and
-    `positions`; int32[p] `label_item` and `history_end` (label q may see events
-    0 .. history_end[q] - 1); int32[s] `seen_item` (the user's distinct items
-    before the last label).
+    A function that turns what `Windows.describe` says of B examples into, for
+    histories of n events, int32[B, (n)] `<modality>`, `segment_ids` (all 1) and
+    `positions`; int32[B, (p)] `label_item` and `history_end` (label q may see
+    events 0 .. history_end[q] - 1); int32[B] `example_id`; and, if asked,
+    int32[B, (s)] `seen_item` (the user's distinct items before the last label).
   """
-  values = _tensors(log, names)
-  items = tf.constant(log.values['item'])
+  values = {name: _tensor(log, name) for name in names}
+  items = _tensor(log, 'item')
+  is_new = _is_new(log) if seen else None
 
-  def cut(example: Example) -> Example:
-    start, label, stop = example['start'], example['label'], example['stop']
-    positions = tf.range(stop - 1 - start)
-    return _to_int32({
-        'example_id': example['example_id'],
-        **{name: ids[start : stop - 1] for name, ids in values.items()},
-        'positions': positions,
-        'segment_ids': tf.ones_like(positions),
-        'label_item': items[label:stop],
-        'history_end': tf.range(label, stop) - start,
-        'seen_item': tf.unique(items[example['first_event'] : stop - 1])[0],
-    })
+  def read(rows: Example) -> Example:
+    start, label, stop = rows['start'], rows['label'], rows['stop']
+    events = tf.ragged.range(start, stop - 1)
+    out = {
+        'example_id': rows['example_id'],
+        **{name: lookup(ids, events) for name, ids in values.items()},
+        'positions': tf.ragged.range(stop - 1 - start),
+        'segment_ids': tf.ones_like(events),
+        'label_item': lookup(items, tf.ragged.range(label, stop)),
+        'history_end': tf.ragged.range(label - start, stop - start),
+    }
+    if seen:
+      events = tf.ragged.range(rows['first_event'], stop - 1)
+      out['seen_item'] = tf.ragged.boolean_mask(
+          lookup(items, events), lookup(is_new, events)
+      )
+    return to_int32(out)
 
-  return cut
+  return read

@@ -1,0 +1,76 @@
+import json
+
+import numpy as np
+import pytest
+
+from user_llm.data import questions
+from user_llm.data import requests
+
+
+def _read(tmp_path, dataset, *lines):
+  path = tmp_path / 'users.jsonl'
+  path.write_text('\n'.join(json.dumps(line) for line in lines))
+  reader = requests.RequestReader(
+      dataset.schema, dataset.catalogue, dataset.log.schema
+  )
+  return list(reader.read(str(path)))
+
+
+def _texts(dataset, prompts):
+  return [
+      dataset.tokenizer.decode([t for t in row if t > 3])
+      for row in prompts[:, 0].tolist()
+  ]
+
+
+def test_the_first_wording_with_its_slots_filled(tmp_path, make):
+  dataset = make('review_generation', modalities=('item',))
+  users = _read(
+      tmp_path, dataset,
+      {'history': ['s1'], 'item': 's7', 'rating': 5},
+      {'history': ['s2'], 'item': 'Film 30 (1980)', 'rating': 1},
+  )
+  prompts = dataset.request_prompts(users, rows=3)
+  assert prompts.shape == (
+      3, *dataset.batch_spec('test', 1)['prompt_tokens'].shape[1:]
+  )
+  assert _texts(dataset, prompts) == [
+      'Review of Film 7 (1957) rated 5', 'Review of Film 30 (1980) rated 1', ''
+  ]
+  for row in prompts[:2, 0]:
+    real = row > 0
+    assert row[real][0] == 3 and (np.diff(real.astype(int)) >= 0).all()
+
+
+def test_the_history_as_text(tmp_path, make):
+  tokenizer = make('next_item').tokenizer
+  budget = sum(
+      len(tokenizer.encode(part)) for part in ('Film 9 (1959),', 'Action,', '4;')
+  )
+  config = questions.TextPromptConfig(max_tokens=budget)
+  dataset = make('next_item', history_as_text=config)
+  event = lambda item: {'item': item, 'rating': 4}
+  users = _read(tmp_path, dataset, {'history': [event('s1'), event('s9')]})
+  assert _texts(dataset, dataset.request_prompts(users, rows=1)) == [
+      'Film 9 (1959), Action, 4; Which film next?'
+  ]
+
+
+def test_what_is_missing_is_named(tmp_path, make):
+  dataset = make('review_generation')
+  event = {'item': 's1', 'rating': 4}
+  (user,) = _read(
+      tmp_path, dataset,
+      {'history': [event], 'question': 'review_generation', 'item': 's1'},
+  )
+  with pytest.raises(ValueError, match='line 1: .* names the rating'):
+    dataset.request_prompts([user], rows=1)
+  config = questions.TextPromptConfig(max_tokens=25, fields=('item', 'summary'))
+  dataset = make('next_item', history_as_text=config)
+  with pytest.raises(ValueError, match="line 1: the prompt tells 'summary'"):
+    dataset.request_prompts([user], rows=1)
+
+
+def test_a_bad_budget():
+  with pytest.raises(ValueError, match='max_tokens is -1'):
+    questions.TextPromptConfig(max_tokens=-1)

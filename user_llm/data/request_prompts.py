@@ -1,0 +1,68 @@
+"""The prompts of questions about users from outside."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from user_llm.data import feature_converters
+from user_llm.data import requests as requests_lib
+from user_llm.data import tasks
+from user_llm.data import vocabulary as vocabulary_lib
+
+
+def prompt_tokens(
+    asking: tasks.Asking, requests: Sequence[requests_lib.Request], rows: int
+) -> np.ndarray:
+  """Fills the first wording of a task's question.
+
+  Args:
+    asking: The task.
+    requests: Users with what the question names, at most `rows`.
+    rows: B; the rest is padding.
+
+  Returns:
+    int32[B, 1, 1 + Q], as `prompt_tokens` of an evaluation.
+
+  Raises:
+    ValueError: A request lacks what the question or the prompt names.
+  """
+  for request in requests:
+    for slot in asking.questions.slots:
+      if slot not in request.about:
+        raise ValueError(
+            f'{request.where}: the question {request.question!r} names '
+            f'the {slot}; write {{"question": "{request.question}", "{slot}": '
+            '..., "history": [...]}.'
+        )
+    for field in asking.history.fields:
+      if field not in request.events[0]:
+        raise ValueError(
+            f'{request.where}: the prompt tells {field!r} of every event, which '
+            'a request cannot give; use a model without it in '
+            'TextPromptConfig.fields.'
+        )
+  slots = {
+      slot: tf.constant([r.about[slot] for r in requests])
+      for slot in asking.questions.slots
+  }
+  history = {
+      field: tf.ragged.constant(
+          [[e[field] for e in r.events] for r in requests],
+          dtype=tf.int32, row_splits_dtype=tf.int64,
+      )
+      for field in asking.history.fields
+  }
+  ends = tf.ragged.constant(
+      [[len(r.events)] for r in requests],
+      dtype=tf.int32, row_splits_dtype=tf.int64,
+  )
+  text, _ = asking.history(history, ends)
+  question = asking.questions(tf.zeros([len(requests)], tf.int64), slots)
+  prompts = tf.concat([text, question], axis=1).to_tensor(
+      shape=(None, asking.longest_prompt)
+  )
+  tokens = feature_converters.prompt_tokens(prompts, vocabulary_lib.BOS_ID)
+  return np.pad(
+      tokens.numpy()[:, None], [(0, rows - len(requests)), (0, 0), (0, 0)]
+  )
