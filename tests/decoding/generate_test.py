@@ -76,7 +76,7 @@ def test_greedy_takes_the_likeliest_until_eos():
 
 def test_one_token():
   model = _Trigrams()
-  for fields in ({}, {'beam_size': 2}):
+  for fields in ({}, {'text_beams': 2}):
     found = model.generate(max_tokens=1, **fields)
     want = 1 + model.table[:, 0, 0, 1:].argmax(axis=1)
     assert found.tokens[:, 0, 0].tolist() == want.tolist()
@@ -183,7 +183,7 @@ def test_enough_beams_are_exhaustive(length_penalty):
   model = _Trigrams()
   texts = list(_all_texts(3))
   found = model.generate(
-      beam_size=len(texts) + 4, num_texts=len(texts) + 4, max_tokens=3,
+      text_beams=len(texts) + 4, num_texts=len(texts) + 4, max_tokens=3,
       length_penalty=length_penalty,
   )
   for user in range(3):
@@ -201,7 +201,7 @@ def test_enough_beams_are_exhaustive(length_penalty):
 def test_few_beams_are_at_least_as_good_as_greedy():
   model = _Trigrams(30, seed=2)
   greedy = model.generate(max_tokens=6)
-  beams = model.generate(max_tokens=6, beam_size=4, num_texts=4)
+  beams = model.generate(max_tokens=6, text_beams=4, num_texts=4)
   assert np.all(beams.score[:, 0] >= greedy.score[:, 0] - 1e-5)
   assert np.any(beams.score[:, 0] > greedy.score[:, 0] + 1e-3)
   for user in range(30):
@@ -209,7 +209,7 @@ def test_few_beams_are_at_least_as_good_as_greedy():
     assert len(set(map(tuple, texts))) == 4
     for text, score in zip(texts, beams.score[user]):
       np.testing.assert_allclose(score, model.score(user, text), rtol=1e-4)
-  best = model.generate(max_tokens=6, beam_size=4).tokens
+  best = model.generate(max_tokens=6, text_beams=4).tokens
   np.testing.assert_array_equal(best[:, 0], beams.tokens[:, 0])
 
 
@@ -217,7 +217,7 @@ def test_rows_a_user():
   config = generate.GenerationConfig()
   assert config.rows(5) == 1
   assert dataclasses.replace(config, temperature=0.5).rows(5) == 5
-  assert dataclasses.replace(config, beam_size=3).rows(5) == 3
+  assert dataclasses.replace(config, text_beams=3).rows(5) == 3
 
 
 @pytest.mark.parametrize(
@@ -233,8 +233,8 @@ def test_rows_a_user():
         (dict(temperature=1.0, top_p=1.5), 'TOP_P'),
         (dict(top_k=5), 'give a TEMPERATURE'),
         (dict(top_p=0.9), 'give a TEMPERATURE'),
-        (dict(beam_size=0), 'BEAM_SIZE'),
-        (dict(beam_size=4, temperature=1.0), 'BEAM_SIZE=1 or TEMPERATURE=0'),
+        (dict(text_beams=0), 'TEXT_BEAMS'),
+        (dict(text_beams=4, temperature=1.0), 'TEXT_BEAMS=1 or TEMPERATURE=0'),
         (dict(length_penalty=-0.5), 'LENGTH_PENALTY'),
         (dict(seed=-1), 'SEED'),
     ],

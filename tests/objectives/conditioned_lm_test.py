@@ -254,7 +254,7 @@ def test_greedy_text_equals_a_new_forward_pass_for_each_token():
 
 
 @pytest.mark.parametrize(
-    'fields', [{}, dict(temperature=1.0, top_k=8), dict(beam_size=3)], ids=str
+    'fields', [{}, dict(temperature=1.0, top_k=8), dict(text_beams=3)], ids=str
 )
 def test_text_is_the_same_at_any_batch_size(fields):
   objective, batch = _objective(), _batch(num_users=6, num_targets=1)

@@ -25,7 +25,7 @@ class GenerationConfig:
     temperature: The logits are divided by it; 0: always the likeliest token.
     top_k: Draw among the k likeliest tokens; 0: among all.
     top_p: Then draw among the likeliest that have this probability together.
-    beam_size: Texts that are followed at once; 1: no beam search.
+    text_beams: Texts that are followed at once; 1: no beam search.
     length_penalty: Beams are ranked by log p / tokens ** length_penalty.
     seed: Of what is drawn.
   """
@@ -34,13 +34,13 @@ class GenerationConfig:
   temperature: float = 0.0
   top_k: int = 0
   top_p: float = 1.0
-  beam_size: int = 1
+  text_beams: int = 1
   length_penalty: float = 0.0
   seed: int = 0
 
   def __post_init__(self):
     for name, minimum in (
-        ('max_tokens', 1), ('top_k', 0), ('beam_size', 1), ('seed', 0)
+        ('max_tokens', 1), ('top_k', 0), ('text_beams', 1), ('seed', 0)
     ):
       value = getattr(self, name)
       is_integer = isinstance(value, int) and not isinstance(value, bool)
@@ -65,16 +65,16 @@ class GenerationConfig:
           f'TOP_K={self.top_k} and TOP_P={self.top_p} choose what is drawn '
           'from, and with TEMPERATURE=0 nothing is drawn: give a TEMPERATURE.'
       )
-    if self.temperature and self.beam_size > 1:
+    if self.temperature and self.text_beams > 1:
       raise ValueError(
-          f'BEAM_SIZE={self.beam_size} searches and TEMPERATURE='
-          f'{self.temperature} draws: set BEAM_SIZE=1 or TEMPERATURE=0.'
+          f'TEXT_BEAMS={self.text_beams} searches and TEMPERATURE='
+          f'{self.temperature} draws: set TEXT_BEAMS=1 or TEMPERATURE=0.'
       )
 
   def rows(self, num_texts: int) -> int:
     """Texts of a user that are decoded at once to return `num_texts`."""
-    if self.beam_size > 1:
-      return self.beam_size
+    if self.text_beams > 1:
+      return self.text_beams
     return num_texts if self.temperature else 1
 
 
@@ -146,7 +146,7 @@ def generate(
     Texts; those of a beam search best first.
   """
   rows = config.rows(num_texts)
-  if config.beam_size > 1:
+  if config.text_beams > 1:
     tokens, score = text_beams.beam_search(
         logits_BV, cache, extend, reorder, eos_id=eos_id, beam_size=rows,
         max_tokens=config.max_tokens, length_penalty=config.length_penalty,
