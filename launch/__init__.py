@@ -1,0 +1,1 @@
+"""Starts jobs anywhere: this machine, SLURM, Cloud TPU, GKE. See README.md."""

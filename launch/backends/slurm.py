@@ -1,0 +1,144 @@
+"""A SLURM cluster whose nodes see the checkout and the workdir."""
+
+import re
+import shutil
+import socket
+
+from launch import command
+from launch import plan as plan_lib
+from launch import spec as spec_lib
+from launch.backends import backend
+
+# sbatch takes a script; this one becomes the program at once.
+_SCRIPT = '#!/bin/sh\nexec "$@"\n'
+_COMMANDS = ('sbatch', 'srun', 'scontrol', 'squeue', 'scancel')
+
+
+class Slurm(backend.Backend):
+  """Requeues itself by exit code; see `launch.slurm_batch`."""
+
+  needs_code = True
+
+  def render(self, spec: spec_lib.JobSpec) -> plan_lib.Plan:
+    backend.check_secrets(spec, r'file:.+', 'file:PATH')
+    if spec.time and not re.fullmatch(r'(\d+-)?\d{1,2}:\d\d:\d\d', spec.time):
+      raise spec_lib.error(spec, 'time', 'must be [DAYS-]HOURS:MINUTES:SECONDS')
+    if not spec.code:
+      raise spec_lib.error(spec, 'code', 'must be given to render')
+    folder = plan_lib.JOBS / spec.name
+    tasks = spec.processes_per_node or spec.gpus_per_node or 1
+    distributed = {}
+    if spec.nodes * tasks > 1:
+      distributed = {'JAX_COORDINATOR_ADDRESS': 'auto'}
+    argv = (
+        'sbatch',
+        '--parsable',
+        f'--job-name={spec.name}',
+        f'--nodes={spec.nodes}',
+        f'--ntasks-per-node={tasks}',
+        # Not --gpus-per-task: JAX wants each process to see all of them.
+        *((f'--gres=gpu:{spec.gpus_per_node}',) if spec.gpus_per_node else ()),
+        *((f'--time={spec.time}',) if spec.time else ()),
+        # To the ranks, not to the batch step.
+        f'--signal=TERM@{spec.grace_secs}',
+        '--requeue',
+        '--open-mode=append',
+        f'--output={folder}/batch.log',
+        *spec.slurm_args,
+        f'{folder}/exec.sh',
+        # The checkout may change while the job waits: the snapshot does not.
+        'env',
+        f'PYTHONPATH={folder}/code/{spec.code}',
+        'PYTHONSAFEPATH=1',
+        'PYTHONUNBUFFERED=1',
+        spec.python,
+        '-m',
+        'launch.slurm_batch',
+        f'--logs={command.logs(spec)}',
+        '--',
+        spec.python,
+        '-m',
+        'launch.entry',
+        *command.entry_args(spec, distributed),
+    )
+    return plan_lib.Plan(
+        job=spec.name,
+        steps=(plan_lib.Step(title='Submit', argv=argv),),
+        files={'exec.sh': _SCRIPT},
+    )
+
+  def checks(self, spec):
+    checks = [
+        backend.Check(
+            what=f'{name} is installed',
+            ok=shutil.which(name) is not None,
+            mend='log in to a submit node, or ask for the SLURM clients',
+        )
+        for name in _COMMANDS
+    ]
+    if not all(check.ok for check in checks):
+      return checks
+    ping = backend.ask(('scontrol', 'ping'))
+    checks.append(
+        backend.Check(
+            what='the controller answers',
+            ok=' is UP' in ping.stdout,
+            mend='scontrol ping; ask the administrators',
+        )
+    )
+    if spec and spec.nodes > 1:
+      host = socket.gethostname()
+      checks.append(
+          backend.Check(
+              what=f'{host} has an address that other nodes reach',
+              ok=not _address(host).startswith('127.'),
+              mend=(
+                  f'remove {host} from the 127.* line of /etc/hosts on the '
+                  'nodes: the first one is the coordinator'
+              ),
+          )
+      )
+    if spec:
+      step = self.render(spec).steps[0]
+      index = step.argv.index(f'{plan_lib.JOBS / spec.name}/exec.sh')
+      test = backend.ask((*step.argv[:index], '--test-only', '--wrap=true'))
+      checks.append(
+          backend.Check(
+              what='sbatch would take the job',
+              ok=test.returncode == 0,
+              mend=test.stderr.strip(),
+          )
+      )
+    return checks
+
+  def is_active(self, spec, handle):
+    state = backend.ask(('squeue', '--noheader', f'--jobs={handle}'))
+    return bool(state.stdout.strip())
+
+  def status(self, spec, handle):
+    argv = ('scontrol', 'show', 'job', handle)
+    return [plan_lib.Step(title='The job', argv=argv)]
+
+  def logs(self, spec, handle, rank, follow):
+    return [backend.tail(f'{command.logs(spec)}/rank-{rank:04d}.log', follow)]
+
+  def stop(self, spec, handle):
+    update = ('scontrol', 'update', f'JobId={handle}', 'Requeue=0')
+    return [
+        plan_lib.Step(title='Do not start it again', argv=update),
+        plan_lib.Step(
+            title='If it waits, forget it',
+            argv=('scancel', '--state=PENDING', handle),
+        ),
+        plan_lib.Step(
+            title='If it runs, save and end',
+            argv=('scancel', '--signal=TERM', handle),
+        ),
+    ]
+
+
+def _address(host: str) -> str:
+  try:
+    return socket.gethostbyname(host)
+  except OSError:
+    return '127.0.0.1'
