@@ -62,6 +62,37 @@ def test_encoder_and_text_model_share_a_table(tmp_path):
   assert table.best('ndcg@10/all') is None
 
 
+@pytest.mark.parametrize(
+    ['task', 'title'],
+    [
+        ('x_favourite_category', 'x: favourite category'),
+        ('x_future_favourite_genre', 'x: future favourite genre'),
+        ('x_y_review_generation', 'x_y: review generation'),
+    ],
+)
+def test_titles(tmp_path, task, title):
+  _write(tmp_path / 'a', task, {'user_llm': ('accuracy', 0.2)})
+  assert [table.title for table in _tables(tmp_path / 'a')] == [title]
+
+
+def test_a_table_of_texts(tmp_path):
+  _write(
+      tmp_path / 'a',
+      'x_review_generation',
+      {
+          'copy_title': ('exact_match', 0.1),
+          'most_frequent_answer': ('rougeL', 0.1),
+          'user_llm': ('rouge1', 0.1),
+      },
+  )
+  (table,) = _tables(tmp_path / 'a')
+  assert table.metrics == ('rouge1', 'rougeL', 'exact_match')
+  assert [row.model for row in table.rows] == [
+      'user_llm', 'most_frequent_answer', 'copy_title'
+  ]
+  assert [row.is_floor for row in table.rows] == [False, True, True]
+
+
 def test_another_split_is_another_table(tmp_path):
   _write(tmp_path / 'a', 'x_events', {'encoder_head': ('mrr/all', 0.2)})
   _write(

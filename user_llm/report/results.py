@@ -7,16 +7,28 @@ import pathlib
 from typing import Any
 
 CEILINGS = ('bayes_optimal', 'counting_oracle')
-FLOORS = ('popularity', 'markov', 'most_frequent_genre')
+FLOORS = (
+    'popularity', 'markov', 'favourite_so_far', 'most_frequent_genre',
+    'most_frequent_category', 'most_frequent_answer', 'copy_title',
+)
 _ORDER = ('user_llm', 'encoder_head', *FLOORS, *CEILINGS)
+# A suffix of another goes behind it.
 _TASK_KINDS = {
     'events': 'next item',
-    'next_item': 'next item',
-    'favourite_genre': 'favourite genre',
+    **{
+        task: task.replace('_', ' ')
+        for task in (
+            'next_item', 'future_favourite_genre', 'future_favourite_category',
+            'favourite_genre', 'favourite_category', 'review_generation',
+        )
+    },
 }
 # -log p(answer): in the JSON files and the curves, no measure of the answers.
 _NO_COLUMN = ('answer_nats',)
-_METRIC_ORDER = ('recall@1', 'recall@5', 'recall@10', 'ndcg@10', 'mrr')
+_METRIC_ORDER = (
+    'recall@1', 'recall@5', 'recall@10', 'ndcg@10', 'mrr',
+    'rouge1', 'rouge2', 'rougeL', 'exact_match',
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,11 @@ MODEL_LABELS = {
     'encoder_head': 'Encoder head',
     'popularity': 'Popularity',
     'markov': 'Markov',
+    'favourite_so_far': 'Favourite so far',
     'most_frequent_genre': 'Most frequent genre',
+    'most_frequent_category': 'Most frequent category',
+    'most_frequent_answer': 'Most frequent text',
+    'copy_title': "The item's title",
     'bayes_optimal': 'Bayes-optimal',
     'counting_oracle': 'Counting oracle',
 }
