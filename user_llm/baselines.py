@@ -156,6 +156,16 @@ def favourites(
   }
 
 
+def future_events(dataset: pipeline.Dataset, split: str) -> float:
+  """How many events the futures of an evaluation have on average."""
+  table = dataset.splits[split].table
+  where = table.describe(np.arange(len(table)))
+  ends = favourites_lib.future_ends(
+      dataset.log, dataset.split_rule, split, where['label'], where['user']
+  )
+  return float((ends - where['label']).mean())
+
+
 def most_frequent_text(dataset: pipeline.Dataset) -> str:
   """What the reviews of the training split say most often, word for word."""
   targets = dataset.splits['train'].targets

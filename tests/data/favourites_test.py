@@ -93,10 +93,16 @@ def test_a_future_ends_before_a_later_split():
   log.label_bounds = lambda r, split: r.label_bounds(
       log.offsets, log.timestamps, split
   )
-  stops = {
-      split: favourites.future_stops(log, rule, split).tolist()
+  labels, users = np.array([1, 9, 14]), np.arange(3)
+  ends = {
+      split: favourites.future_ends(log, rule, split, labels, users).tolist()
       for split in ('train', 'validation', 'test')
   }
-  assert stops == {
+  assert ends == {
       'train': [4, 11, 14], 'validation': [7, 14, 16], 'test': [9, 14, 16]
   }
+  log = _log([1] * 30)
+  ends = favourites.future_ends(
+      log, rule, 'test', np.array([0, 19, 22]), np.zeros(3, int)
+  )
+  assert ends.tolist() == [10, 29, 30]

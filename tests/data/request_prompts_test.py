@@ -44,9 +44,8 @@ def test_the_first_wording_with_its_slots_filled(tmp_path, make):
 
 def test_the_history_as_text(tmp_path, make):
   tokenizer = make('next_item').tokenizer
-  budget = sum(
-      len(tokenizer.encode(part)) for part in ('Film 9 (1959),', 'Action,', '4;')
-  )
+  parts = ('Film 9 (1959),', 'Action,', '4;')
+  budget = sum(len(tokenizer.encode(part)) for part in parts)
   config = questions.TextPromptConfig(max_tokens=budget)
   dataset = make('next_item', history_as_text=config)
   event = lambda item: {'item': item, 'rating': 4}

@@ -109,8 +109,11 @@ def test_reviews_are_asked_of_label_events_that_have_one(make, split):
     for k in fixtures.label_positions(len(user.items), split):
       before, item = user.items[k - 1], user.items[k]
       if (text := fixtures.text_of('review', item)):
-        want[before, f'Film {item} ({1950 + item})', item * 7 % 5 + 1, text] += 1
-  shapes = r'(?:Review of|Words about|Opinion on) (.+) (?:rated|given|scored) (.)'
+        title, rating = f'Film {item} ({1950 + item})', item * 7 % 5 + 1
+        want[before, title, rating, text] += 1
+  shapes = (
+      r'(?:Review of|Words about|Opinion on) (.+) (?:rated|given|scored) (.)'
+  )
   parsed = collections.Counter()
   for (before, question, text), count in found.items():
     title, rating = re.fullmatch(shapes, question).groups()

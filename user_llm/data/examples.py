@@ -81,8 +81,9 @@ def packed_rows(
   """Cuts every user's training events into segments and packs them in rows.
 
   The training events of a user are those before the rule's `train_stops`. Each
-  consecutive pair of them, (input, target), is in exactly one segment; segments have at most `row_length` pairs and are counted
-  back from the most recent, so only a user's oldest segment is short.
+  consecutive pair of them, (input, target), is in exactly one segment; segments
+  have at most `row_length` pairs and are counted back from the most recent, so
+  only a user's oldest segment is short.
 
   Args:
     log: The events.

@@ -94,18 +94,33 @@ def _favourites(
   ).astype(np.int32)
 
 
-def future_stops(
-    log: records.EventLog, rule: schema_lib.SplitRule, split: str
+def future_ends(
+    log: records.EventLog,
+    rule: schema_lib.SplitRule,
+    split: str,
+    labels: np.ndarray,
+    users: np.ndarray,
 ) -> np.ndarray:
-  """int64[U]: one past the last event that a user's future may have.
+  """Where the future of each label event ends.
 
-  None is of a later split: training stops where the rule's training events
-  stop, validation before the test label. So a rule that holds out one event has
-  futures of one event in validation and test.
+  No event of a later split is in it: training stops where the rule's training
+  events stop, validation before the test label. So a rule that holds out one
+  event has futures of one event in validation and test.
+
+  Args:
+    log: The events.
+    rule: The split rule.
+    split: 'train|validation|test'.
+    labels: int64[N] label events; the future begins with them.
+    users: int64[N], whose they are.
+
+  Returns:
+    int64[N], one past the last event.
   """
+  stops = log.offsets[1:]
   if split == 'train':
-    return log.train_stops(rule)
-  if split == 'validation':
-    test, stop = log.label_bounds(rule, 'test')
-    return np.where(stop > test, test, log.offsets[1:])
-  return log.offsets[1:]
+    stops = log.train_stops(rule)
+  elif split == 'validation':
+    test, test_stop = log.label_bounds(rule, 'test')
+    stops = np.where(test_stop > test, test, stops)
+  return np.minimum(labels + FUTURE_EVENTS, stops[users])

@@ -59,7 +59,7 @@ def _with_reviews(
   )
   texts = questions_lib.value_table(log, review_text, vocabulary, limit=None)
   events_N = tf.constant(reviews)
-  slots = {slot: tf.constant(log.values[slot]) for slot in questions.slots}
+  slots = {slot: windowing.tensor(log, slot) for slot in questions.slots}
   num_catalogue = catalogue.nrows()
 
   def read(rows: windowing.Example) -> tf.RaggedTensor:
@@ -68,7 +68,8 @@ def _with_reviews(
     review = tf.concat(
         [
             questions(
-                rows['choice'], {k: tf.gather(v, events) for k, v in slots.items()}
+                rows['choice'],
+                {slot: tf.gather(ids, events) for slot, ids in slots.items()},
             ),
             tf.gather(texts, events + 1),
             tf.fill([tf.size(ids), 1], vocabulary_lib.EOS_ID),

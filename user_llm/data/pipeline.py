@@ -42,9 +42,9 @@ class Dataset:
     data_dir: The prepared dataset.
     task: 'events', for the encoder; 'next_item'; 'favourite_genre|category', of
       what the model may see; 'future_favourite_genre|category', of what comes
-      next (`favourites.future_favourites`); 'review_generation', the text of
-      the label event; or 'text', the decoder's own: questions with answers, no
-      user.
+      next (`favourites.future_ends`); 'review_generation', the text of the
+      label event; or 'text', the decoder's own: questions with answers, and
+      reviews if there are, but no user.
     history_length: L, events of a row.
     split_rule: Which events are held out.
     modalities: Those that a batch has, 'item' first; None for all.
@@ -52,9 +52,10 @@ class Dataset:
     targets_per_example: P, consecutive labels that share a training row; each
       sees its own part of the history.
     packed: Whether training rows of 'events' hold several users.
-    text_length: T, tokens of a training target; longer answers lose their end,
-      in training only. None: as long as the longest. Reviews have no longest:
-      they need it, and lose their end in evaluation too.
+    text_length: T, tokens of a training target, prompt and answer; longer ones
+      lose their end, in training only. None: as long as the longest (of 'text':
+      of the catalogue). 'review_generation' has no longest: it needs a length,
+      and loses ends in evaluation too.
     review_text: The text of an event that is its review.
     history_as_text: The history as text in the prompt.
   """

@@ -170,9 +170,10 @@ class HistoryText:
     )
     end = first + tf.cast(history_end.flat_values, tf.int64)
     stop = tf.gather(splits, end)
-    begin = tf.maximum(
-        first, tf.searchsorted(splits, stop - self.max_tokens, out_type=tf.int64)
+    earliest = tf.searchsorted(
+        splits, stop - self.max_tokens, out_type=tf.int64
     )
+    begin = tf.maximum(first, earliest)
     told = tf.ragged.range(tf.gather(splits, begin), stop)
     return (
         windowing.lookup(tokens.flat_values, told),

@@ -38,8 +38,8 @@ def prompt_tokens(
     for field in asking.history.fields:
       if field not in request.events[0]:
         raise ValueError(
-            f'{request.where}: the prompt tells {field!r} of every event, which '
-            'a request cannot give; use a model without it in '
+            f'{request.where}: the prompt tells {field!r} of every event, '
+            'which a request cannot give; use a model without it in '
             'TextPromptConfig.fields.'
         )
   slots = {

@@ -52,7 +52,7 @@ class Examples:
     table: Says how many there are and where each lies.
     read: Reads a batch of the examples that lie there.
     targets: int32[E] of a task about users: at each label event of the split
-      the target, an id from 1; elsewhere, and where there is none, 0.
+      the target, an id from 1, or 0 for none.
   """
 
   table: (
@@ -220,8 +220,10 @@ def asking_reader(
   told = tuple(f for f in history.fields if f in log.schema.names)
   names = tuple(dict.fromkeys(modalities + told))
   read_history = windowing.windows_reader(log, names, seen=seen)
-  targets_E = tf.constant(targets)
-  slot_values = {slot: tf.constant(log.values[slot]) for slot in slots}
+  # The items' own array is most often here already.
+  is_item = targets is log.values['item']
+  targets_E = windowing.tensor(log, 'item') if is_item else tf.constant(targets)
+  slot_values = {slot: windowing.tensor(log, slot) for slot in slots}
 
   def read(rows: windowing.Example) -> windowing.Example:
     example = read_history(rows)
@@ -259,18 +261,20 @@ def _targets(
     review_text: str,
 ) -> np.ndarray:
   """`Examples.targets`."""
+  if task == 'next_item':
+    return log.values['item']
   where = table.describe(np.arange(len(table)))
   counts = where['stop'] - where['label']
   labels = examples.ranges(where['label'], counts)
-  found = log.values['item'][labels]
   if task == 'review_generation':
-    found = np.where(log.texts(review_text)[labels] == b'', 0, found)
-  elif task != 'next_item':
+    has_text = log.texts(review_text)[labels] != b''
+    found = np.where(has_text, log.values['item'][labels], 0)
+  else:
     begins, ends = np.repeat(where['start'], counts), labels
     if task.startswith('future'):
-      stops = favourites.future_stops(log, split_rule, split)[where['user']]
-      begins, ends = labels, np.minimum(
-          labels + favourites.FUTURE_EVENTS, np.repeat(stops, counts)
+      users = np.repeat(where['user'], counts)
+      begins, ends = labels, favourites.future_ends(
+          log, split_rule, split, labels, users
       )
     modality = log.schema[label_name(task)]
     found = favourites.favourites(log, modality, begins, ends)

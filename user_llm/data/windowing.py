@@ -18,7 +18,7 @@ Read = Callable[[Example], Example]
 
 
 @functools.lru_cache(maxsize=64)
-def _tensor(log: records.EventLog, name: str) -> tf.Tensor:
+def tensor(log: records.EventLog, name: str) -> tf.Tensor:
   """A modality of all events; shared by all that read the log."""
   return tf.constant(log.values[name])
 
@@ -58,7 +58,7 @@ def packed_rows_reader(
     next event), `segment_ids` (1, 2, ...) and `positions` (0, 1, ... in each
     segment); and int32[B] `example_id`.
   """
-  values = {name: _tensor(log, name) for name in names}
+  values = {name: tensor(log, name) for name in names}
   starts, stops = tf.constant(rows.starts), tf.constant(rows.stops)
 
   def read(rows: Example) -> Example:
@@ -99,8 +99,8 @@ def windows_reader(
     events 0 .. history_end[q] - 1); int32[B] `example_id`; and, if asked,
     int32[B, (s)] `seen_item` (the user's distinct items before the last label).
   """
-  values = {name: _tensor(log, name) for name in names}
-  items = _tensor(log, 'item')
+  values = {name: tensor(log, name) for name in names}
+  items = tensor(log, 'item')
   is_new = _is_new(log) if seen else None
 
   def read(rows: Example) -> Example:
