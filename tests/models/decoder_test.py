@@ -13,7 +13,6 @@ from user_llm.models import cross_attention
 from user_llm.models import decoder
 from user_llm.models import decoder_config
 from user_llm.models import kv_cache
-from user_llm.pretrained import layout
 
 
 def _config(every=2, **kwargs):
@@ -98,6 +97,23 @@ def _layers_of(params, config):
   return single
 
 
+def _stacked(single, config):
+  """The inverse of `_layers_of`."""
+  every = config.cross_attention.every
+  scanned = every * config.num_groups
+  stack = lambda *xs: np.stack(xs)
+  params = {
+      'groups': {
+          f'layers_{i}': jax.tree.map(stack, *single[i:scanned:every])
+          for i in range(every)
+      }
+  }
+  if config.num_rest:
+    rest = enumerate(single[scanned:])
+    params['rest'] = {f'layers_{i}': layer for i, layer in rest}
+  return params
+
+
 def _numpy_rms(x, scale):
   return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + 1e-6) * scale
 
@@ -155,7 +171,7 @@ def test_groups_are_only_a_layout():
     config = _config(every)
     other = {
         'embed': params['embed'], 'norm': params['norm'],
-        **layout.stack_layers(single, config),
+        **_stacked(single, config),
     }
     got = _logits(config, other, _tokens())
     np.testing.assert_allclose(got, want, atol=1e-4)

@@ -11,7 +11,7 @@ import pytest
 from user_llm import partitioning
 from user_llm.models import cross_attention
 from user_llm.models import decoder
-from user_llm.pretrained import llama2c
+from user_llm.pretrained import loading
 
 _MODEL = pathlib.Path(__file__).parents[3] / 'shared/models/stories260K'
 
@@ -23,14 +23,14 @@ def stories():
   import seqio  # Late: it imports TensorFlow.
 
   path = str(_MODEL / 'stories260K.bin')
-  config = llama2c.load_config(
-      path,
+  config = loading.load_config(
+      path=path,
       cross_attention=cross_attention.CrossAttentionConfig(
           every=2, num_heads=4, head_dim=8
       ),
   )
   vocabulary = seqio.SentencePieceVocabulary(str(_MODEL / 'tok512.model'))
-  return path, config, llama2c.load_params(path, config), vocabulary
+  return path, config, loading.load_params(path, config), vocabulary
 
 
 def _forward(module, tokens, user=None):
@@ -121,18 +121,12 @@ def test_wrong_files_are_named(stories, tmp_path):
   ):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name):
-      llama2c.load_params(str(tmp_path / name), config)
+      loading.load_params(str(tmp_path / name), config)
   with pytest.raises(ValueError, match='absent.bin'):
-    llama2c.load_config(str(tmp_path / 'absent.bin'))
+    loading.load_config(path=str(tmp_path / 'absent.bin'))
 
 
 def test_another_config_is_named(stories):
   path, config, _, _ = stories
   with pytest.raises(ValueError, match='num_layers'):
-    llama2c.load_params(path, dataclasses.replace(config, num_layers=4))
-
-
-def test_rows_of_interleaved_rotary_positions():
-  rows = np.arange(8)[:, None]
-  got = llama2c.rotate_half_rows(rows, 4)[:, 0]
-  assert got.tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+    loading.load_params(path, dataclasses.replace(config, num_layers=4))

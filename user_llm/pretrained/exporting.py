@@ -1,0 +1,62 @@
+"""Writes a decoder as a directory that Hugging Face's libraries load."""
+
+from collections.abc import Iterator, Mapping
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from user_llm import train_state
+from user_llm.data import tokenizer
+from user_llm.models import decoder_config
+from user_llm.pretrained import families
+from user_llm.pretrained import hugging_face
+from user_llm.pretrained import layout
+
+
+def export(
+    params: Mapping[str, Any],
+    config: decoder_config.DecoderConfig,
+    path: str,
+    *,
+    tokenizer_from: str | None = None,
+    dtype: Any = None,
+    shard_bytes: int = 2 * 10**9,
+) -> None:
+  """Writes config.json, safetensors and the tokenizer.
+
+  Args:
+    params: Of a `Decoder`; its cross-attentions have no place there and are
+      left out.
+    config: Of it.
+    path: Directory to make.
+    tokenizer_from: Weights (or a tokenizer) whose tokenizer goes with it.
+    dtype: To write; None: as the parameters are.
+    shard_bytes: Where a file ends and the next begins.
+
+  Raises:
+    ValueError: there are weights already, or no family is such a decoder.
+  """
+  raw = families.hf_config(config)
+  flat = train_state.flatten(params)
+  vocab_size = config.vocab_size
+  norm_offset = families.norm_offset(raw)
+
+  def tensors() -> Iterator[tuple[str, np.ndarray]]:
+    for parameter in layout.parameters(config):
+      value = np.asarray(jax.device_get(flat[parameter.path]))
+      if parameter.is_norm and norm_offset:
+        value = value.astype(np.float32) - norm_offset
+      for name, tensor in parameter.tensors_of(value, vocab_size).items():
+        yield name, tensor.astype(dtype or flat[parameter.path].dtype)
+
+  if 0 < config.zero_token_id == vocab_size - 1:
+    raw['vocab_size'] -= 1
+  folder = pathlib.Path(path)
+  found = tokenizer_from and tokenizer.load(tokenizer_from)
+  if found:
+    raw |= found.specials._asdict()
+  hugging_face.write(folder, raw, tensors(), shard_bytes)
+  if found:
+    found.write(folder)
