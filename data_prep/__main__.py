@@ -37,14 +37,26 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
   """Returns the exit code: 2 for what the user can mend."""
-  args = _parser().parse_args(argv)
+  argv = sys.argv[1:] if argv is None else argv
+  stop = argv.index('--') if '--' in argv else len(argv)
+  parser = _parser()
+  args = parser.parse_args(argv[:stop])
+  args.beam_options = argv[stop + 1 :]
+  uses_beam = getattr(args, 'engine', None) == 'beam'
+  if args.beam_options and not uses_beam:
+    parser.error('what comes after -- is for --engine=beam')
   try:
     args.run(args)
   except (ValueError, OSError) as error:
     print(f'data_prep: error: {error}', file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print('data_prep: interrupted; nothing is left behind.', file=sys.stderr)
+    left = (
+        'the same command goes on from --work_dir'
+        if uses_beam
+        else 'nothing is left behind'
+    )
+    print(f'data_prep: interrupted; {left}.', file=sys.stderr)
     return 130
   return 0
 

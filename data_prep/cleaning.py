@@ -130,6 +130,15 @@ def most_recent(offsets: np.ndarray, length: int | None) -> np.ndarray:
   return from_last <= length
 
 
+def nothing_left(name: str, steps: Sequence[Mapping[str, Any]]) -> str:
+  """The message where no event stays."""
+  told = ', '.join(f'{s["step"]} dropped {s["dropped"]:,}' for s in steps)
+  return (
+      f'{name}: nothing is left of {steps[0]["events"]:,} rows ({told}). '
+      'Lower --min_user_events and --min_item_events.'
+  )
+
+
 def check_account(
     steps: Sequence[Mapping[str, Any]], num_events: int
 ) -> None:

@@ -1,6 +1,6 @@
 """Writes the files that say what a dataset holds, whichever engine made it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import pathlib
 from typing import Any
 
@@ -24,7 +24,7 @@ def write(
     directory: pathlib.Path,
     event_schema: schema.EventSchema,
     catalogue: pl.DataFrame,
-    parts: Sequence[encoding.Histories],
+    parts: Iterable[encoding.Histories],
     texts: Mapping[str, np.ndarray],
     steps: Sequence[Mapping[str, Any]],
     options: Mapping[str, Any],

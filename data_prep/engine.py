@@ -53,7 +53,7 @@ def prepare(
     ValueError: No event stays.
   """
   if not any(raw.events.iterdir()):
-    raise ValueError(_nothing_left(raw, [_parsed(raw)]))
+    raise ValueError(cleaning_lib.nothing_left(raw.name, [raw.parse_step]))
   with tables.Tables(raw, scratch=scratch, memory_gib=memory_gib) as source:
     encoded, steps = clean_and_encode(raw, source, cleaning)
     texts = tallies.TextTallies(raw.texts)
@@ -90,7 +90,7 @@ def clean_and_encode(
   Raises:
     ValueError: No event stays.
   """
-  steps = [_parsed(raw)]
+  steps = [raw.parse_step]
   with progress.stage('number values') as stage:
     source.number_values()
     stage.rows = source.num_events
@@ -99,16 +99,11 @@ def clean_and_encode(
     stage.rows = source.num_events
   columns = _clean(columns, config, steps)
   if not len(columns['seq']):
-    raise ValueError(_nothing_left(raw, steps))
+    raise ValueError(cleaning_lib.nothing_left(raw.name, steps))
   with progress.stage('encode and sort') as stage:
     encoded = _encode(raw, source, columns, config, steps)
     stage.rows = len(encoded.seq)
   return encoded, steps
-
-
-def _parsed(raw: raw_lib.RawDataset) -> _Step:
-  rejected = sum(raw.rejects.counts('events').values())
-  return {'step': 'parse', 'events': raw.num_event_rows, 'dropped': rejected}
 
 
 def _drop(
@@ -146,16 +141,6 @@ def _clean(
         on_round=lambda left: stage.describe(f'k-core, {left:,} left'),
     )
     return _drop(columns, ~stays, steps, 'k_core')
-
-
-def _nothing_left(
-    raw: raw_lib.RawDataset, steps: list[_Step]
-) -> str:
-  told = ', '.join(f'{s["step"]} dropped {s["dropped"]:,}' for s in steps)
-  return (
-      f'{raw.name}: nothing is left of {raw.num_event_rows:,} rows ({told}). '
-      'Lower --min_user_events and --min_item_events.'
-  )
 
 
 def _encode(

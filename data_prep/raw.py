@@ -1,7 +1,7 @@
 """What a reader gives to the engine: Parquet files and what was put aside."""
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 import dataclasses
 import pathlib
 from typing import Any, Literal
@@ -139,7 +139,8 @@ class EventParts:
     assert block['seq'].is_sorted() and block['seq'][0] > self._last_seq
     self._last_seq = block['seq'][-1]
     path = self._directory / f'part-{self._num_parts:05d}.parquet'
-    block.write_parquet(path, compression='zstd')
+    # Read once and thrown away: more compression costs more than it saves.
+    block.write_parquet(path, compression='zstd', compression_level=1)
     self._num_parts += 1
     self.num_events += len(block)
 
@@ -188,3 +189,23 @@ class RawDataset:
   texts: tuple[str, ...] = ()
   user_key_id: str | None = None
   extra_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  @property
+  def parse_step(self) -> dict[str, Any]:
+    """What parsing dropped, as the first step of the cleaning."""
+    rejected = sum(self.rejects.counts('events').values())
+    return {
+        'step': 'parse', 'events': self.num_event_rows, 'dropped': rejected
+    }
+
+  @property
+  def categories(self) -> list[str]:
+    """The events' further columns of strings that are ids."""
+    return [m.name for m in self.modalities if not m.num_buckets]
+
+  def numbers(self, columns: Collection[str]) -> dict[str, int | None]:
+    """Which of the events' columns are numbers, and their buckets."""
+    rating = {'rating': None} if 'rating' in columns else {}
+    return rating | {
+        m.name: m.num_buckets for m in self.modalities if m.num_buckets
+    }

@@ -25,7 +25,7 @@ class _AtMoments(schema.GlobalTimeRule):
 
 
 def describe_splits(
-    parts: Sequence[encoding.Histories], source_ids: Sequence[str]
+    parts: Iterable[encoding.Histories], source_ids: Sequence[str]
 ) -> dict[str, dict[str, Any]]:
   """Each rule's fingerprint, users and examples a split.
 

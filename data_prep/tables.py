@@ -15,7 +15,7 @@ from data_prep import raw as raw_lib
 
 _BATCH_ROWS = 100_000
 # Written as Python would write the integer, so that '7' and '07' are two ids.
-_INTEGER = '0|-?[1-9][0-9]{0,17}'
+INTEGER = '0|-?[1-9][0-9]{0,17}'
 
 
 class Tables:
@@ -31,6 +31,7 @@ class Tables:
       self, raw: raw_lib.RawDataset, *, scratch: pathlib.Path, memory_gib: float
   ):
     self._raw = raw
+    self._memory_gib = memory_gib
     self._db = duckdb.connect(
         config={
             'memory_limit': f'{memory_gib}GiB',
@@ -42,20 +43,23 @@ class Tables:
     )
     parts = sorted(map(str, raw.events.glob('*.parquet')))
     self._db.read_parquet(parts).create_view('events')
-    self._db.read_parquet(str(raw.items)).create_view('described')
     (self.num_events,) = self._one('SELECT count(*) FROM events')
     columns = self._db.sql('FROM events').columns
-    self.numbers = {'rating': None} if 'rating' in columns else {}
-    self.numbers |= {
-        m.name: m.num_buckets for m in raw.modalities if m.num_buckets
-    }
-    self.categories = [m.name for m in raw.modalities if not m.num_buckets]
+    self.numbers = raw.numbers(columns)
+    self.categories = raw.categories
 
   def __enter__(self) -> 'Tables':
     return self
 
-  def __exit__(self, *error: object) -> None:
+  def __exit__(
+      self, kind: object, error: BaseException | None, traceback: object
+  ) -> None:
     self._db.close()
+    if isinstance(error, (duckdb.OutOfMemoryException, duckdb.IOException)):
+      raise ValueError(
+          f'--memory_gib {self._memory_gib:g} is too little, or the disk of '
+          f'--output: {str(error).splitlines()[0]}'
+      ) from error
 
   def _one(self, query: str) -> tuple[Any, ...]:
     return self._db.execute(query).fetchone()
@@ -74,7 +78,7 @@ class Tables:
           f'SELECT DISTINCT {self._value(name)} AS value FROM events'
       )
       (are_integers,) = self._one(
-          f"SELECT bool_and(regexp_full_match(value, '{_INTEGER}')) FROM seen"
+          f"SELECT bool_and(regexp_full_match(value, '{INTEGER}')) FROM seen"
       )
       self._db.execute(
           f'CREATE TABLE "{name}_codes" AS SELECT value, (row_number() OVER '
@@ -122,35 +126,15 @@ class Tables:
       start = stop
     assert start == self.num_events, (start, self.num_events)
     if (np.diff(columns['seq']) < 0).any():
-      order = np.argsort(columns['seq'])
+      # Stable, since that is quick where long runs are in order.
+      order = np.argsort(columns['seq'], kind='stable')
       columns = {name: column[order] for name, column in columns.items()}
     return columns
 
   def catalogue(self, ids: np.ndarray, counts: np.ndarray) -> pl.DataFrame:
-    """What is known of the items that have an id.
-
-    Args:
-      ids: int32[I], the id of each place of 'item', or 0.
-      counts: int64[I], events of each.
-
-    Returns:
-      id, source_id, title, labels (joined), count and is_described (by
-      upstream), in the order of the ids.
-    """
-    codes = np.flatnonzero(ids)
-    kept = {'code': codes, 'id': ids[codes], 'count': counts[codes]}
-    self._db.register('kept', pa.table(kept))
-    labels = "''" if self._raw.label_name is None else 'labels'
-    table = self._db.sql(
-        f"""SELECT kept.id::BIGINT AS id, value AS source_id,
-        coalesce(title, value) AS title, coalesce({labels}, '') AS labels,
-        count, title IS NOT NULL AS is_described
-        FROM kept JOIN item_codes USING (code)
-        LEFT JOIN described ON described.item = value ORDER BY kept.id"""
-    ).to_arrow_table()
-    self._db.unregister('kept')
-    assert table.num_rows == len(codes), 'an item is described twice'
-    return pl.from_arrow(table)
+    """`describe_items` of the items, by their codes."""
+    names = self.value_names('item')
+    return describe_items(self._db, self._raw, names, ids, counts)
 
   def read_texts(
       self, names: Sequence[str], seq: np.ndarray
@@ -168,3 +152,40 @@ class Tables:
     ).to_arrow_reader(_BATCH_ROWS):
       yield batch.to_pydict()
     self._db.unregister('kept')
+
+
+def describe_items(
+    db: duckdb.DuckDBPyConnection,
+    raw: raw_lib.RawDataset,
+    names: pl.Series,
+    ids: np.ndarray,
+    counts: np.ndarray,
+) -> pl.DataFrame:
+  """What is known of the items that have an id.
+
+  Args:
+    db: DuckDB.
+    raw: Describes items.
+    names: Upstream's ids of items.
+    ids: int32[I], their ids, 0 for none.
+    counts: int64[I], events of each.
+
+  Returns:
+    id, source_id, title, labels (joined), count and is_described (by
+    upstream), in the order of the ids.
+  """
+  kept = pl.DataFrame({'id': ids, 'source_id': names, 'count': counts})
+  kept = kept.filter(pl.col('id') > 0)
+  db.register('kept', kept.to_arrow())
+  db.read_parquet(str(raw.items)).create_view('described', replace=True)
+  labels = "''" if raw.label_name is None else 'labels'
+  table = db.sql(
+      f"""SELECT kept.id::BIGINT AS id, source_id,
+      coalesce(title, source_id) AS title, coalesce({labels}, '') AS labels,
+      count, title IS NOT NULL AS is_described
+      FROM kept LEFT JOIN described ON described.item = source_id
+      ORDER BY kept.id"""
+  ).to_arrow_table()
+  db.unregister('kept')
+  assert table.num_rows == len(kept), 'an item is described twice'
+  return pl.from_arrow(table)

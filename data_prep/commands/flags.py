@@ -9,6 +9,8 @@ import tempfile
 import typing
 from typing import Any
 
+from data_prep.commands import engines
+
 if typing.TYPE_CHECKING:
   from data_prep import privacy
   from data_prep import raw
@@ -38,14 +40,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
       action='store_true',
       help='replace an earlier dataset there',
   )
-  parser.add_argument(
-      '--memory_gib',
-      type=float,
-      default=2.0,
-      metavar='GIB',
-      help='of strings and texts, before they go to disk beside --output '
-      '(default: %(default)s); ids and times need about 60 bytes a row more',
-  )
+  engines.add(parser)
 
 
 def add_cleaning(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +121,6 @@ def prepare(
       paths, which would name the machine. Those of `add_cleaning` are added.
   """
   from data_prep import cleaning as cleaning_lib
-  from data_prep import engine
   from data_prep import outputs
 
   cleaning = cleaning_lib.CleaningConfig(**{
@@ -134,8 +128,6 @@ def prepare(
       for field in dataclasses.fields(cleaning_lib.CleaningConfig)
       if field.name in args
   })
-  if args.memory_gib <= 0:
-    raise ValueError(f'--memory_gib must be positive, got {args.memory_gib}.')
   shared = {**dataclasses.asdict(cleaning), 'command': args.command}
   if 'max_reject_fraction' in args:
     shared['max_reject_fraction'] = args.max_reject_fraction
@@ -145,15 +137,15 @@ def prepare(
       ) as directory,
       tempfile.TemporaryDirectory(prefix='.work-', dir=directory) as work,
   ):
-    scratch = pathlib.Path(work)
-    manifest = engine.prepare(
-        read(scratch),
+    manifest = engines.prepare(
+        args,
+        read,
         directory=directory,
-        scratch=scratch,
+        scratch=pathlib.Path(work),
         cleaning=cleaning,
         options={**shared, **options},
-        memory_gib=args.memory_gib,
     )
+  engines.clean_up(args)
   counts = ', '.join(
       f'{manifest["counts"][what]:,} {what}'
       for what in ('users', 'items', 'events', 'rejects')

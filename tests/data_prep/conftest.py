@@ -1,6 +1,7 @@
 """Tiny sources; data_prep runs from the checkout."""
 
 from collections.abc import Callable, Sequence
+import hashlib
 import pathlib
 import sys
 import tempfile
@@ -163,3 +164,12 @@ def encode(raw: Any, tmp_path: pathlib.Path, config: Any = None) -> Any:
   config = config or cleaning.CleaningConfig()
   with tables.Tables(raw, scratch=scratch, memory_gib=0.5) as source:
     return engine.clean_and_encode(raw, source, config)
+
+
+def digests(directory: pathlib.Path) -> dict[str, str]:
+  """SHA-256 of each file."""
+  return {
+      path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+      for path in directory.iterdir()
+      if path.is_file()
+  }

@@ -1,0 +1,50 @@
+"""Which runner takes the pipelines, and what it is told."""
+
+from collections.abc import Callable, Sequence
+
+import apache_beam as beam
+from apache_beam.options import pipeline_options
+from apache_beam.runners.portability import fn_api_runner
+
+from data_prep import progress
+
+DIRECT = 'DirectRunner'
+# It holds everything in the memory of one Python process.
+_MAX_DIRECT_BYTES = 64 << 20
+
+
+class Runner:
+  """Runs pipelines one after another."""
+
+  def __init__(self, name: str, options: Sequence[str]):
+    """Prepares for pipelines.
+
+    Args:
+      name: 'DirectRunner', 'FlinkRunner', 'SparkRunner', 'DataflowRunner', or
+        another one that Beam knows.
+      options: Flags of Beam and of the runner.
+    """
+    self._is_direct = name == DIRECT
+    runner = [] if self._is_direct else [f'--runner={name}']
+    self._options = pipeline_options.PipelineOptions([*runner, *options])
+
+  def check_size(self, num_bytes: int) -> None:
+    """Raises a ValueError if that much input is too much for the runner."""
+    if self._is_direct and num_bytes > _MAX_DIRECT_BYTES:
+      raise ValueError(
+          f'--runner={DIRECT} is for trying things out: it holds all in the '
+          f'memory of one process, and {num_bytes:,} bytes of input are more '
+          f'than the {_MAX_DIRECT_BYTES:,} it is given. Leave out '
+          '--engine=beam (the local engine is made for one machine and any '
+          'size), or give the --runner of a cluster.'
+      )
+
+  def run(self, name: str, build: Callable[[beam.Pipeline], None]) -> None:
+    """Builds a pipeline, and waits until it is done."""
+    # Beam's own choice for DirectRunner would fetch a binary from the network.
+    runner = fn_api_runner.FnApiRunner() if self._is_direct else None
+    with (
+        progress.stage(f'beam: {name}'),
+        beam.Pipeline(runner, self._options) as pipeline,
+    ):
+      build(pipeline)
