@@ -149,7 +149,7 @@ def times(days: np.ndarray) -> tuple[str, str]:
     days: int64[...], events on each day from 1970 on.
 
   Returns:
-    The unit, and the chart.
+    The chart, and in words the bar with most events.
   """
   (present,) = np.nonzero(days)
   num_days = present[-1] - present[0] + 1
@@ -168,7 +168,8 @@ def times(days: np.ndarray) -> tuple[str, str]:
     ax.yaxis.set_major_formatter(_count)
     ax.set_ylabel(f'events a {unit}')
 
-  return unit, _draw(draw)
+  busiest = f'busiest {unit}: {bars[events.argmax()]}'
+  return _draw(draw), busiest
 
 
 def text_lengths(texts: Mapping[str, np.ndarray]) -> str:

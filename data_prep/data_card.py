@@ -142,8 +142,8 @@ def _charts(
       },
   ]
   if _has_times(tallies):
-    unit, svg = card_plots.times(tallies.days)
-    charts.append({'title': 'Time', 'note': f'events by {unit}', 'svg': svg})
+    svg, busiest = card_plots.times(tallies.days)
+    charts.append({'title': 'Time', 'note': busiest, 'svg': svg})
   for modality in event_schema.modalities[1:]:
     charts.append(_values_chart(modality, tallies.values[modality.name][1:]))
   if any(counts[1:].any() for counts in tallies.texts.values()):
@@ -185,9 +185,9 @@ def _values_chart(
   if len(names) > shown:
     most = np.argsort(-np.asarray(counts), kind='stable')[:shown]
     names, counts = zip(*((names[i], counts[i]) for i in most))
-    note = f'the {shown} most frequent of {note}'
+    note = f'{shown} most frequent of {note}'
   if modality.separator is not None:
-    note += '; an event counts for each label of its item'
+    note += '; an event counts for each of its labels'
   return {
       'title': modality.name.capitalize(),
       'note': note,
