@@ -62,7 +62,9 @@ class Tables:
       ) from error
 
   def _one(self, query: str) -> tuple[Any, ...]:
-    return self._db.execute(query).fetchone()
+    # Not fetchone: it leaves the result open, and the connection blocked.
+    (row,) = self._db.execute(query).fetchall()
+    return row
 
   def _value(self, name: str) -> str:
     """SQL of what an event has in a column of strings."""
