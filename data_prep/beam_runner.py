@@ -1,4 +1,8 @@
-"""Which runner takes the pipelines, and what it is told."""
+"""Which runner takes the pipelines, and what it is told.
+
+Workers import `data_prep` and `user_llm`: their image, or what they mount, must
+have this checkout on PYTHONPATH and its dependencies, the extra `beam` too.
+"""
 
 from collections.abc import Callable, Sequence
 

@@ -86,6 +86,7 @@ def write_rows(
       f'{directory}/{name}',
       pa.schema(list(types.items())),
       file_name_suffix='.parquet',
+      codec='zstd',
   )
 
 

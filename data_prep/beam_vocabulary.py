@@ -1,6 +1,7 @@
 """From counted values to ids, on the machine that drives the pipelines."""
 
 import dataclasses
+import tempfile
 
 import duckdb
 import numpy as np
@@ -86,7 +87,10 @@ def number_values(
   """
   items = values.strings('item')
   ids = encoding.ids_by_count(items['count'].to_numpy())
-  with duckdb.connect() as db:
+  with (
+      tempfile.TemporaryDirectory() as scratch,
+      duckdb.connect(config={'temp_directory': scratch}) as db,
+  ):
     catalogue = tables.describe_items(
         db, raw, items['value'], ids, items['count'].to_numpy()
     )

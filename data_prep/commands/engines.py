@@ -113,7 +113,9 @@ def _work_directory(args: argparse.Namespace) -> 'beam_work.WorkDirectory':
   output = pathlib.Path(os.path.abspath(args.output))
   key = None
   if 'user_key_file' in args:
-    key = privacy.load_user_key(args.user_key_file)
+    key = privacy.load_user_key(
+        args.user_key_file, create=args.create_user_key
+    )
   return beam_work.WorkDirectory(
       args.work_dir or str(output.with_name(f'.{output.name}.beam')),
       {
