@@ -197,14 +197,12 @@ def test_pieces_in_gguf(tmp_path, dummy_prefix):
     assert found.decode(found.encode(text)) == text
 
 
-def test_text_behind_another_begins_with_a_space(tmp_path):
+def test_whether_a_first_word_has_a_space(tmp_path):
   _write_fast(tmp_path / 'a', ['<pad>', '<s>'], bos_token='<s>',
               eos_token='<s>')
   _write_pieces(tmp_path / 'b')
-  for name in 'ab':
-    found = tokenizer.load(str(tmp_path / name))
-    joined = found.encode('films:') + found.encode_behind('Heat')
-    assert found.decode(joined) == 'films: Heat'
+  assert not tokenizer.load(str(tmp_path / 'a')).adds_space
+  assert tokenizer.load(str(tmp_path / 'b')).adds_space
 
 
 def test_what_is_no_tokenizer_is_named(tmp_path):
@@ -245,6 +243,7 @@ def test_as_a_vocabulary_of_seqio(tmp_path):
   assert found.pad_id == 0 and 0 not in ids
   assert found.vocab_size == max(ids) + 1
   assert found.decode([*ids, found.eos_id, 5, 6]) == _LINES[0]
+  assert found.tokenizer.decode(ids) == f' {_LINES[0]}'
   tensor = found.encode_tf(_LINES[0])
   assert tensor.numpy().tolist() == ids
   assert found.decode_tf(tensor).numpy().decode() == _LINES[0]

@@ -4,6 +4,11 @@ import io
 import numpy as np
 import pytest
 import sentencepiece
+import tokenizers
+from tokenizers import decoders
+from tokenizers import models
+from tokenizers import pre_tokenizers
+from tokenizers import trainers
 
 import fixtures
 from user_llm.data import prompts
@@ -140,18 +145,6 @@ def test_not_a_model(tmp_path):
     vocabulary.load(str(path))
 
 
-def test_other_special_ids(tmp_path):
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(LINES), model_writer=model, vocab_size=60,
-      hard_vocab_limit=False, minloglevel=2,
-  )
-  path = tmp_path / 'other.model'
-  path.write_bytes(model.getvalue())
-  with pytest.raises(ValueError, match='pad, eos, bos'):
-    vocabulary.load(str(path))
-
-
 @pytest.mark.slow
 def test_round_trip_of_every_film(real_data):
   lines = (real_data / 'movielens' / 'ml-1m' / 'movies.dat').read_text(
@@ -163,3 +156,38 @@ def test_round_trip_of_every_film(real_data):
   assert processor.vocab_size() == 1000
   for title in titles:
     assert processor.decode(processor.encode(title)) == title
+
+
+def test_pretrained_tokenizers_encode_text_behind_a_space(tmp_path):
+  bpe = tokenizers.Tokenizer(models.BPE())
+  bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  bpe.decoder = decoders.ByteLevel()
+  bpe.train_from_iterator(LINES, trainers.BpeTrainer(
+      vocab_size=300, special_tokens=['<pad>', '</s>'], show_progress=False,
+      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+  ))
+  bpe.save(str(tmp_path / 'tokenizer.json'))
+  (tmp_path / 'tokenizer_config.json').write_text('{"eos_token": "</s>"}')
+  loaded = vocabulary.load(str(tmp_path))
+  assert (loaded.bos_id, loaded.eos_id, loaded.pad_id) == (1, 1, 0)
+  for text in LINES:
+    assert loaded.encode(text) == bpe.encode(f' {text}').ids
+    assert loaded.decode(loaded.encode(text)) == text
+  assert vocabulary.encode_all(loaded, ['', 'A']) == [[], loaded.encode('A')]
+  assert len(vocabulary.fingerprint(loaded)) == 16
+  assert vocabulary.vocab_size(path=str(tmp_path)) == bpe.get_vocab_size()
+
+
+def test_models_with_other_special_ids_are_pretrained_ones(tmp_path):
+  """As Llama 2's: unknown, bos, eos. What is unknown must not be padding."""
+  path = tmp_path / 'llama.model'
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(LINES), model_writer=model, vocab_size=60,
+      hard_vocab_limit=False, minloglevel=2,
+  )
+  path.write_bytes(model.getvalue())
+  loaded = vocabulary.load(str(path))
+  assert (loaded.bos_id, loaded.eos_id) == (1, 2)
+  unknown = loaded.encode('\u03a9')[-1]
+  assert unknown == loaded.vocab_size - 1 > 0

@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from user_llm.data import schema as schema_lib
 from user_llm.data import token_tables
-from user_llm.data import vocabulary as vocabulary_lib
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,11 +25,11 @@ class Answers:
 
 
 def tokenise(
-    texts: tuple[str, ...], vocabulary: seqio.SentencePieceVocabulary
+    texts: tuple[str, ...], vocabulary: seqio.Vocabulary
 ) -> Answers:
   """Tokenises answers; each ends with eos."""
   rows = token_tables.token_table(('', *texts), vocabulary)
-  eos = np.full((len(texts) + 1, 1), vocabulary_lib.EOS_ID, np.int32)
+  eos = np.full((len(texts) + 1, 1), vocabulary.eos_id, np.int32)
   eos[0] = 0
   tokens = tf.concat([rows, eos], axis=1).to_tensor().numpy()
   return Answers(texts=texts, tokens=tokens)
@@ -38,14 +37,14 @@ def tokenise(
 
 def next_item(
     catalogue: tuple[schema_lib.CatalogueItem, ...],
-    vocabulary: seqio.SentencePieceVocabulary,
+    vocabulary: seqio.Vocabulary,
 ) -> Answers:
   """Answer i is the title of item i."""
   return tokenise(tuple(item.title for item in catalogue), vocabulary)
 
 
 def favourite(
-    modality: schema_lib.Modality, vocabulary: seqio.SentencePieceVocabulary
+    modality: schema_lib.Modality, vocabulary: seqio.Vocabulary
 ) -> Answers:
   """Answer i is the i-th of the sorted labels (genres, categories)."""
   return tokenise(label_names(modality), vocabulary)

@@ -34,7 +34,7 @@ def _catalogue_texts(
         prompts.templates(task, log.schema), log, vocabulary
     )
     choice = prompts.choices(0, np.arange(len(answers)))
-    eos = tf.fill([len(answers), 1], vocabulary_lib.EOS_ID)
+    eos = tf.fill([len(answers), 1], tokenizer.eos_id)
     parts.append(tf.concat(
         [
             questions(tf.constant(choice), {}),
@@ -61,6 +61,7 @@ def _with_reviews(
   events_N = tf.constant(reviews)
   slots = {slot: windowing.tensor(log, slot) for slot in questions.slots}
   num_catalogue = catalogue.nrows()
+  eos_id = vocabulary_lib.load(vocabulary).eos_id
 
   def read(rows: windowing.Example) -> tf.RaggedTensor:
     ids = rows['example_id']
@@ -72,7 +73,7 @@ def _with_reviews(
                 {slot: tf.gather(ids, events) for slot, ids in slots.items()},
             ),
             tf.gather(texts, events + 1),
-            tf.fill([tf.size(ids), 1], vocabulary_lib.EOS_ID),
+            tf.fill([tf.size(ids), 1], eos_id),
         ],
         axis=1,
     )
@@ -101,7 +102,7 @@ def text_splits(
 
   Args:
     log: The events.
-    vocabulary: SentencePiece model.
+    vocabulary: See `vocabulary.load`.
     split_rule: Says which events train.
     review_text: Which text of an event, where there are texts.
 

@@ -48,7 +48,7 @@ class Dataset:
     history_length: L, events of a row.
     split_rule: Which events are held out.
     modalities: Those that a batch has, 'item' first; None for all.
-    vocabulary: SentencePiece model of the text; None for 'events'.
+    vocabulary: Of the text, see `vocabulary.load`; None for 'events'.
     targets_per_example: P, consecutive labels that share a training row; each
       sees its own part of the history.
     packed: Whether training rows of 'events' hold several users.
@@ -140,7 +140,7 @@ class Dataset:
     }
 
   @functools.cached_property
-  def tokenizer(self) -> seqio.SentencePieceVocabulary:
+  def tokenizer(self) -> seqio.Vocabulary:
     """The vocabulary, loaded."""
     if self.vocabulary is None:
       raise ValueError(f'Task {self.name!r} has no text.')
@@ -175,7 +175,8 @@ class Dataset:
           questions.value_table(
               self.log, self.review_text, self.vocabulary,
               limit=self.text_length,
-          )
+          ),
+          self.tokenizer.eos_id,
       )
     return tasks.Asking(
         label='label' if self.label_name else 'label_item',
@@ -258,7 +259,9 @@ class Dataset:
       self, requests: Sequence[requests_lib.Request], rows: int
   ) -> np.ndarray:
     """`prompt_tokens` of users from outside; see `request_prompts`."""
-    return request_prompts.prompt_tokens(self.asking, requests, rows)
+    return request_prompts.prompt_tokens(
+        self.asking, requests, rows, self.tokenizer.bos_id
+    )
 
   def converter(
       self, split: str
@@ -276,7 +279,7 @@ class Dataset:
           () if is_text else self.schema.names,
           label=None if train else self.asking.label,
           history_as_text=self.history_as_text.max_tokens > 0,
-          bos_id=vocabulary_lib.BOS_ID,
+          bos_id=self.tokenizer.bos_id,
       )
       targets = self.targets_per_example if train else 1
       lengths['history_end'] = lengths['num_prompt_events'] = targets

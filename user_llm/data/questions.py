@@ -51,7 +51,7 @@ def value_table(
   Args:
     log: The events.
     name: Of a modality; or of a text, where event e has id 1 + e.
-    vocabulary: SentencePiece model.
+    vocabulary: See `vocabulary.load`.
     suffix: Follows each value.
     limit: Tokens of a value.
 
@@ -84,7 +84,7 @@ class Questions:
     Args:
       templates: Of `prompts.templates`; the same slots in each.
       log: Says what fills the slots.
-      vocabulary: SentencePiece model.
+      vocabulary: See `vocabulary.load`.
     """
     tokenizer = vocabulary_lib.load(vocabulary)
     pieces, slots = zip(*map(prompts.pieces, templates))

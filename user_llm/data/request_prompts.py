@@ -8,11 +8,13 @@ import tensorflow as tf
 from user_llm.data import feature_converters
 from user_llm.data import requests as requests_lib
 from user_llm.data import tasks
-from user_llm.data import vocabulary as vocabulary_lib
 
 
 def prompt_tokens(
-    asking: tasks.Asking, requests: Sequence[requests_lib.Request], rows: int
+    asking: tasks.Asking,
+    requests: Sequence[requests_lib.Request],
+    rows: int,
+    bos_id: int,
 ) -> np.ndarray:
   """Fills the first wording of a task's question.
 
@@ -20,6 +22,7 @@ def prompt_tokens(
     asking: The task.
     requests: Users with what the question names, at most `rows`.
     rows: B; the rest is padding.
+    bos_id: Starts every prompt.
 
   Returns:
     int32[B, 1, 1 + Q], as `prompt_tokens` of an evaluation.
@@ -62,7 +65,7 @@ def prompt_tokens(
   prompts = tf.concat([text, question], axis=1).to_tensor(
       shape=(None, asking.longest_prompt)
   )
-  tokens = feature_converters.prompt_tokens(prompts, vocabulary_lib.BOS_ID)
+  tokens = feature_converters.prompt_tokens(prompts, bos_id)
   return np.pad(
       tokens.numpy()[:, None], [(0, rows - len(requests)), (0, 0), (0, 0)]
   )

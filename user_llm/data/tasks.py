@@ -21,7 +21,6 @@ from user_llm.data import prompts as prompts_lib
 from user_llm.data import questions as questions_lib
 from user_llm.data import records
 from user_llm.data import schema as schema_lib
-from user_llm.data import vocabulary as vocabulary_lib
 from user_llm.data import windowing
 
 TASKS = (
@@ -182,11 +181,13 @@ def answer_from(answers: answers_lib.Answers) -> Callable[..., tf.Tensor]:
   return lambda events, targets: tf.gather(tokens, targets)
 
 
-def answer_with_text(texts: tf.RaggedTensor) -> Callable[..., tf.Tensor]:
+def answer_with_text(
+    texts: tf.RaggedTensor, eos_id: int
+) -> Callable[..., tf.Tensor]:
   """`Asking.answer` of a task whose answer is the label event's own text."""
 
   def answer(events: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    eos = tf.where(targets > 0, vocabulary_lib.EOS_ID, 0)
+    eos = tf.where(targets > 0, eos_id, 0)
     rows = tf.concat([tf.gather(texts, events + 1), eos[:, None]], axis=1)
     return rows.to_tensor()
 

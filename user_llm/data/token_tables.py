@@ -6,13 +6,15 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from user_llm.data import vocabulary as vocabulary_lib
+
 # Few enough that the lists of tokens are small.
 _CHUNK = 1 << 13
 
 
 def token_table(
-    texts: Sequence[str | bytes],
-    vocabulary: seqio.SentencePieceVocabulary,
+    texts: Sequence[str],
+    vocabulary: seqio.Vocabulary,
     limit: int | None = None,
 ) -> tf.RaggedTensor:
   """Tokenises texts, on all cores.
@@ -28,8 +30,10 @@ def token_table(
   flat = [np.zeros(0, np.int32)]
   lengths = [0]
   for start in range(0, len(texts), _CHUNK):
-    some = list(texts[start : start + _CHUNK])
-    rows = [row[:limit] for row in vocabulary.tokenizer.encode(some)]
+    some = texts[start : start + _CHUNK]
+    rows = [
+        row[:limit] for row in vocabulary_lib.encode_all(vocabulary, some)
+    ]
     lengths += map(len, rows)
     flat.append(np.concatenate([np.array(row, np.int32) for row in rows]))
   return tf.RaggedTensor.from_row_splits(

@@ -1,7 +1,7 @@
 """The tokenizer of a pretrained language model.
 
-It is read from a directory of Hugging Face's (tokenizer.json, or tokenizer.model
-of SentencePiece), from a tokenizer.json itself, or from a GGUF file's metadata.
+It is read from a directory of Hugging Face's (tokenizer.json or tokenizer.model,
+SentencePiece's), from such a file itself, or from a GGUF file's metadata.
 
 Id 0 is padding in every batch here, and in some vocabularies it is a token of
 text ('!' in Llama 3's and Qwen's), or begins or ends one. That token then has
@@ -57,8 +57,9 @@ class _Fast:
     first = tokenizer.encode('a', add_special_tokens=False).tokens[:1]
     self.adds_space = ''.join(first).startswith(_SPACE)
 
-  def encode(self, text: str) -> list[int]:
-    return self._tokenizer.encode(text, add_special_tokens=False).ids
+  def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    found = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+    return [encoding.ids for encoding in found]
 
   def decode(self, ids: Sequence[int]) -> str:
     return self._tokenizer.decode(ids, skip_special_tokens=True)
@@ -88,8 +89,8 @@ class _Pieces:
     first = self._processor.encode('a', out_type=str)[:1]
     self.adds_space = ''.join(first).startswith(_SPACE)
 
-  def encode(self, text: str) -> list[int]:
-    return self._processor.encode(text)
+  def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    return self._processor.encode(list(texts))
 
   def decode(self, ids: Sequence[int]) -> str:
     return self._processor.decode(list(ids))
@@ -107,6 +108,7 @@ class Tokenizer:
     eos_id: Ends one.
     zero_token_id: Id here of the token whose published id is 0; 0: it stays.
     num_published: Published ids are below it.
+    adds_space: Whether a text's first word is encoded as if after a space.
     specials: Published ids of bos and eos.
     fingerprint: 16 hex digits of a SHA-256.
   """
@@ -114,6 +116,7 @@ class Tokenizer:
   def __init__(self, backend: _Fast | _Pieces, specials: Specials, path: str):
     self._backend = backend
     self.num_published = backend.size
+    self.adds_space = backend.adds_space
     # Qwen has no bos: a text starts behind the end of another.
     if specials.bos_token_id < 0:
       specials = Specials(specials.eos_token_id, specials.eos_token_id)
@@ -137,13 +140,13 @@ class Tokenizer:
 
   def encode(self, text: str) -> list[int]:
     """Without bos and eos."""
-    return [i or self.zero_token_id for i in self._backend.encode(text)]
+    return self.encode_all([text])[0]
 
-  def encode_behind(self, text: str) -> list[int]:
-    """Of a text that comes behind another and a space."""
-    if self._backend.adds_space:
-      return self.encode(text)
-    return self.encode(f' {text}')
+  def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenises texts, on all cores."""
+    zero = self.zero_token_id
+    rows = self._backend.encode(texts)
+    return [[i or zero for i in row] for row in rows] if zero else rows
 
   def write(self, folder: pathlib.Path) -> None:
     """Writes it as Hugging Face's libraries have it."""
@@ -171,7 +174,8 @@ def load(path: str) -> Tokenizer:
   """Reads the tokenizer of pretrained weights.
 
   Args:
-    path: A directory of Hugging Face's, a tokenizer.json or a .gguf file.
+    path: A directory of Hugging Face's, a tokenizer.json, a .gguf file, or a
+      .model file of SentencePiece.
 
   Raises:
     ValueError: there is none, or it cannot be read.
@@ -189,18 +193,18 @@ def load(path: str) -> Tokenizer:
 def _load(path: pathlib.Path) -> Tokenizer:
   if path.suffix == '.gguf':
     return _from_gguf(path)
-  folder = path if path.is_dir() else path.parent
-  fast = folder / _FAST if path.is_dir() else path
-  pieces = folder / _PIECES
-  if fast.is_file():
-    tokenizer = tokenizers.Tokenizer.from_file(str(fast))
-    specials = _specials(folder, tokenizer.token_to_id)
-    return Tokenizer(_Fast(tokenizer), specials, str(path))
-  if path.is_dir() and pieces.is_file():
-    model = pieces.read_bytes()
+  if path.suffix == '.model':
+    model = path.read_bytes()
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     specials = Specials(processor.bos_id(), processor.eos_id())
     return Tokenizer(_Pieces(model), specials, str(path))
+  if path.name == _FAST:
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    specials = _specials(path.parent, tokenizer.token_to_id)
+    return Tokenizer(_Fast(tokenizer), specials, str(path))
+  for name in (_FAST, _PIECES):
+    if (path / name).is_file():
+      return _load(path / name)
   raise ValueError(f'{path}: no {_FAST} and no {_PIECES} there.')
 
 

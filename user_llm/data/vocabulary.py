@@ -11,6 +11,7 @@ bytes. A text's first word has the piece that it has inside a text
 
 import argparse
 from collections.abc import Sequence
+import functools
 import hashlib
 import io
 import itertools
@@ -27,6 +28,8 @@ from user_llm.data import examples
 from user_llm.data import prompts
 from user_llm.data import records
 from user_llm.data import schema as schema_lib
+from user_llm.data import tokenizer as tokenizer_lib
+from user_llm.data import tokenizer_vocabulary
 
 PAD_ID, EOS_ID, UNK_ID, BOS_ID = 0, 1, 2, 3
 
@@ -126,16 +129,23 @@ def train(
   return model.getvalue()
 
 
-def load(path: str) -> seqio.SentencePieceVocabulary:
-  """Reads a model that `train` has made.
+def load(path: str) -> seqio.Vocabulary:
+  """Reads a model that `train` has made, or a pretrained tokenizer.
+
+  Args:
+    path: A .model file, or what `tokenizer.load` takes.
 
   Raises:
-    ValueError: There is no such file, or its special ids are not ours.
+    ValueError: There is no such file, or it is not a vocabulary.
   """
+  if tokenizer_lib.is_at(path):
+    return _pretrained(path)
   if not os.path.isfile(path):
     raise ValueError(
         f'VOCABULARY {path!r} does not exist. Make it with `python -m '
-        'user_llm.data.vocabulary --data_dir DIR --output FILE.model`.'
+        'user_llm.data.vocabulary --data_dir DIR --output FILE.model`, or name '
+        "pretrained weights' tokenizer: a directory with tokenizer.json, or a "
+        '.gguf file.'
     )
   vocabulary = seqio.SentencePieceVocabulary(path)
   try:
@@ -146,21 +156,34 @@ def load(path: str) -> seqio.SentencePieceVocabulary:
     ) from error
   ids = (processor.pad_id(), processor.eos_id(), processor.bos_id())
   if ids != (PAD_ID, EOS_ID, BOS_ID):
-    raise ValueError(
-        f'VOCABULARY {path!r} has pad, eos, bos = {ids}; it must have '
-        f'{(PAD_ID, EOS_ID, BOS_ID)}. Make it with '
-        '`python -m user_llm.data.vocabulary`.'
-    )
+    return _pretrained(path)
   return vocabulary
 
 
-def fingerprint(vocabulary: seqio.SentencePieceVocabulary) -> str:
+@functools.lru_cache(maxsize=4)
+def _pretrained(path: str) -> tokenizer_vocabulary.TokenizerVocabulary:
+  """Kept, since those in GGUF take seconds and every table asks for it."""
+  return tokenizer_vocabulary.TokenizerVocabulary(tokenizer_lib.load(path))
+
+
+def encode_all(
+    vocabulary: seqio.Vocabulary, texts: Sequence[str]
+) -> list[list[int]]:
+  """Tokenises texts, on all cores."""
+  if isinstance(vocabulary, tokenizer_vocabulary.TokenizerVocabulary):
+    return vocabulary.encode_all(texts)
+  return vocabulary.tokenizer.encode(list(texts))
+
+
+def fingerprint(vocabulary: seqio.Vocabulary) -> str:
   """16 hex digits of the SHA-256 of the model."""
+  if isinstance(vocabulary, tokenizer_vocabulary.TokenizerVocabulary):
+    return vocabulary.tokenizer.fingerprint
   return hashlib.sha256(vocabulary.sp_model).hexdigest()[:16]
 
 
 def vocab_size(*, path: str) -> int:
-  """Tokens of a SentencePiece model, special ones included."""
+  """Tokens of a vocabulary, special ones included."""
   return load(path).vocab_size
 
 
