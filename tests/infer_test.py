@@ -1,16 +1,22 @@
 """Questions in, answers out: exact answers, order, and each kind of bad input."""
 
+import dataclasses
 import json
 import os
+import re
 
 import gin
+import jax
 import numpy as np
 import pytest
 import small_user_llm
 
 from user_llm import infer as infer_lib
 from user_llm import main as main_lib
+from user_llm import text_evaluator
 from user_llm.data import requests
+from user_llm.decoding import generate
+from user_llm.objectives import conditioned_lm
 
 _SEEN = ['s3', 'Film 7 (1957)', 's40']
 
@@ -30,6 +36,18 @@ def _model(tmp_path_factory, tiny_dataset, tiny_vocabulary):
   parts, params = small_user_llm.write_workdir(
       workdir,
       small_user_llm.USER_LLM,
+      DATA_DIR=tiny_dataset,
+      VOCABULARY=tiny_vocabulary,
+  )
+  return workdir, parts, params
+
+
+@pytest.fixture(name='reviewer', scope='module')
+def _reviewer(tmp_path_factory, tiny_dataset, tiny_vocabulary):
+  workdir = tmp_path_factory.mktemp('infer') / 'reviews'
+  parts, params = small_user_llm.write_workdir(
+      workdir,
+      small_user_llm.REVIEWS,
       DATA_DIR=tiny_dataset,
       VOCABULARY=tiny_vocabulary,
   )
@@ -120,6 +138,105 @@ def test_from_the_command_line(model, tmp_path, capsys):
   assert answer['user'] == 'u1' and len(answer['answers']) == 3
   titles = {a['text'] for a in answer['answers']}
   assert not titles & {'Film 3 (1953)', 'Film 7 (1957)', 'Film 40 (1990)'}
+
+
+def _review(name, item='s7', **fields):
+  return {**_user(name, 'review_generation'), 'item': item, **fields}
+
+
+def _alone(model, dataset, line, tmp_path, generation):
+  """The one text for a request, by itself."""
+  path = _write(tmp_path / 'alone.jsonl', [line])
+  reader = requests.RequestReader(
+      dataset.schema, dataset.catalogue, dataset.log.schema
+  )
+  users = list(reader.read(path))
+  batch = requests.batch(users, dataset.schema, 12, rows=1)
+  batch['prompt_tokens'] = dataset.request_prompts(users, rows=1)
+  (question,) = batch['prompt_tokens'][:, 0]
+  found = jax.jit(
+      lambda p, b: conditioned_lm.generate_texts(
+          model[1]['objective'], p, b, generation, eos_id=1
+      )
+  )(model[2], batch)
+  text = text_evaluator.to_text(dataset.tokenizer, found.tokens[0, 0])
+  question = dataset.tokenizer.decode([int(t) for t in question if t > 3])
+  return question, text, float(found.score[0, 0])
+
+
+def test_a_review_is_what_the_model_alone_writes(reviewer, tmp_path):
+  lines = [
+      _user('u0', 'next_item'), _review('u1', rating=5),
+      _review('u2', 'Film 30 (1980)', rating=1),
+  ]
+  generation = generate.GenerationConfig(max_tokens=9)
+  found = _infer(reviewer, tmp_path, lines, generation=generation)
+  assert [line['question'] for line in found] == [x['question'] for x in lines]
+  assert len(found[0]['answers']) > 1
+  dataset = reviewer[1]['test_evaluators'][1].dataset
+  for line, answer, title in zip(
+      lines[1:], found[1:], ['Film 7 (1957)', 'Film 30 (1980)']
+  ):
+    question, text, score = _alone(
+        reviewer, dataset, line, tmp_path, generation
+    )
+    assert title in question and question.endswith(str(line['rating']))
+    assert answer['answers'] == [
+        {'text': text, 'score': pytest.approx(score, abs=1e-3)}
+    ]
+
+
+def test_drawn_reviews_are_the_same_in_any_batch(reviewer, tmp_path):
+  generation = generate.GenerationConfig(
+      max_tokens=6, temperature=0.8, top_k=50, seed=3
+  )
+  lines = [_review(f'u{i}', f's{i + 1}', rating=4) for i in range(10)]
+  evaluators = reviewer[1]['test_evaluators']
+  found = []
+  for size in (8, 16):
+    resized = [dataclasses.replace(e, batch_size=size) for e in evaluators]
+    model = (reviewer[0], {**reviewer[1], 'test_evaluators': resized}, None)
+    found.append(
+        _infer(model, tmp_path, lines, generation=generation, num_answers=2)
+    )
+  texts = [[a['text'] for x in each for a in x['answers']] for each in found]
+  assert texts[0] == texts[1] and len(texts[0]) == 20
+  assert len(set(texts[0])) > 10
+
+
+def test_drawing_from_the_command_line(reviewer, tmp_path):
+  flags = ('TEMPERATURE=1.0', 'TOP_P=0.9', 'MAX_TOKENS=5', 'NUM_ANSWERS=3')
+  flags = [f'--gin.{flag}' for flag in flags]
+  lines = [_review('u1', rating=2)]
+  assert _main(reviewer[0], tmp_path, lines, *flags) == 0
+  (answer,) = map(json.loads, (tmp_path / 'out.jsonl').open())
+  assert len({a['text'] for a in answer['answers']}) == 3
+
+
+@pytest.mark.parametrize(
+    ['line', 'flag', 'message'],
+    [
+        (_review('u'), '', 'line 2: .* names the rating'),
+        (_user('u', 'review_generation'), '', 'line 2: .* names the item'),
+        (_review('u', 'Casablanca'), '', "line 2: item 'Casablanca' is neith"),
+        (_review('u', rating=9), '', 'line 2: rating 9 is unknown'),
+        (_review('u', rating=5), 'TEMPERATURE=-1.0', 'TEMPERATURE must be a'),
+        (_review('u', rating=5), 'TOP_K=3', 'give a TEMPERATURE'),
+        (_review('u', rating=5), 'MAX_TOKENS=0', 'MAX_TOKENS must be an int'),
+        (_review('u', rating=5), 'NUM_ANSWERS=0', 'NUM_ANSWERS must be pos'),
+    ],
+    ids=str,
+)
+def test_bad_request_of_a_review(
+    reviewer, tmp_path, capsys, line, flag, message
+):
+  lines = [_user('u0', 'next_item'), line]
+  flags = [f'--gin.{flag}'] if flag else []
+  assert _main(reviewer[0], tmp_path, lines, *flags) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and 'Traceback' not in error
+  assert re.search(message, error), error
+  assert os.listdir(tmp_path) == ['users.jsonl']
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ def test_rows_of_a_batch_are_rounded_up():
   mesh = partitioning.MeshConfig(replica=2, data=2, model=2).make()
   found = [partitioning.batch_rows(rows, mesh) for rows in (1, 4, 5, 64)]
   assert found == [4, 4, 8, 64]
+  with pytest.raises(ValueError, match='has 0 rows'):
+    partitioning.batch_rows(0, mesh)
 
 
 def test_a_misspelt_name_raises_on_one_device_too():

@@ -47,6 +47,29 @@ TASK_SHARES = (1, 1)
 BEAM_SIZE = 64
 INIT_FROM = ()
 ''' + _ENCODER
+REVIEWS = '''
+from __gin__ import dynamic_registration
+
+from user_llm import answer_evaluator
+from user_llm import text_evaluator
+from user_llm.data import pipeline
+from user_llm.decoding import generate
+''' + USER_LLM + '''
+TEXT_LENGTH = 60
+TEST_EVALUATORS = [
+    @next_item/test/answer_evaluator.AnswerEvaluator(),
+    @review/text_evaluator.TextEvaluator(),
+]
+pipeline.Mixture.datasets = [
+    @next_item/pipeline.Dataset(),
+    @review/pipeline.Dataset(),
+]
+review/pipeline.Dataset.task = 'review_generation'
+text_evaluator.TextEvaluator.dataset = @review/pipeline.Dataset()
+text_evaluator.TextEvaluator.split = 'test'
+text_evaluator.TextEvaluator.generation = @generate.GenerationConfig()
+generate.GenerationConfig.max_tokens = 12
+'''
 
 
 def write_workdir(

@@ -13,7 +13,6 @@ from user_llm import baselines
 from user_llm import evaluator as evaluator_lib
 from user_llm import metrics as metrics_lib
 from user_llm.data import pipeline
-from user_llm.data import vocabulary as vocabulary_lib
 from user_llm.decoding import trie
 from user_llm.objectives import conditioned_lm
 
@@ -29,7 +28,8 @@ def possible_answers(dataset: pipeline.Dataset) -> trie.Answers:
   """The trie of all answers that a task has."""
   table = dataset.answers
   rows = [row[row > 0][:-1] for row in table.tokens[1:]]
-  return trie.make_answers(table.texts, rows, vocabulary_lib.EOS_ID)
+  eos_id = dataset.tokenizer.eos_id
+  return trie.make_answers(table.texts, rows, eos_id)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,28 @@ class AnswerEvaluator:
       )
 
     return jax.jit(run, static_argnums=0)
+
+  def answer(
+      self,
+      objective: conditioned_lm.ConditionedLM,
+      params: Any,
+      batch: Mapping[str, jax.Array],
+      num_answers: int,
+  ) -> list[list[dict[str, Any]]]:
+    """The best answers of each row: [{'text': ..., 'score': log p}, ...]."""
+    found = jax.device_get(self.search(objective, params, batch))
+    return self._as_text(found, num_answers)
+
+  def _as_text(
+      self, found: Mapping[str, np.ndarray], num_answers: int
+  ) -> list[list[dict[str, Any]]]:
+    prefix = 'unseen_' if 'unseen_answers' in found else ''
+    return [
+        answers_as_text(self.answers, answers_K, scores_K, num_answers)
+        for answers_K, scores_K in zip(
+            found[f'{prefix}answers'], found[f'{prefix}scores']
+        )
+    ]
 
   @functools.cached_property
   def predict(self) -> Any:
@@ -181,27 +203,16 @@ class AnswerEvaluator:
         ).items()
     }
 
-  def _question(self, prompt_T: np.ndarray) -> str:
-    special = (vocabulary_lib.PAD_ID, vocabulary_lib.BOS_ID)
-    return self.dataset.tokenizer.decode(
-        [int(token) for token in prompt_T if token not in special]
-    )
-
   def _examples(
       self, batch: Mapping[str, np.ndarray], out: Mapping[str, np.ndarray]
   ) -> list[Mapping[str, Any]]:
-    prefix = 'unseen_' if 'unseen_answers' in out else ''
+    answers = self._as_text(out, _SHOWN_ANSWERS)
     truth = self._labels(batch)
     return [
         {
             **evaluator_lib.history_of(self.dataset, self.split, batch, i),
-            'question': self._question(batch['prompt_tokens'][i, 0]),
-            'answers': answers_as_text(
-                self.answers,
-                out[f'{prefix}answers'][i],
-                out[f'{prefix}scores'][i],
-                _SHOWN_ANSWERS,
-            ),
+            'question': evaluator_lib.question_of(self.dataset, batch, i),
+            'answers': answers[i],
             'truth': self.dataset.answers.texts[truth[i] - 1],
         }
         for i in range(min(evaluator_lib.NUM_SHOWN, len(truth)))

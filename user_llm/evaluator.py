@@ -253,6 +253,14 @@ def history_of(
   }
 
 
+def question_of(
+    dataset: pipeline.Dataset, batch: Mapping[str, np.ndarray], i: int
+) -> str:
+  """The question that row i of a batch is asked."""
+  tokens = batch['prompt_tokens'][i, 0].tolist()
+  return dataset.tokenizer.decode([t for t in tokens if t > 0])
+
+
 def item_floors(dataset: pipeline.Dataset, split: str) -> dict[str, Row]:
   """Popularity and first-order Markov, and the ceiling where it is known."""
   rows = {

@@ -1,19 +1,34 @@
 """The entry function `infer`: questions about users in, answers out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from user_llm import answer_evaluator
 from user_llm import checkpoints as checkpoints_lib
+from user_llm import evaluator as evaluator_lib
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import restore
+from user_llm import text_evaluator
 from user_llm.data import pipeline
 from user_llm.data import requests as requests_lib
+from user_llm.decoding import generate
 from user_llm.objectives import conditioned_lm
+
+_Evaluator = answer_evaluator.AnswerEvaluator | text_evaluator.TextEvaluator
+
+
+class _Question(NamedTuple):
+  """A request, its number in the file, and i32[1, T], its prompt."""
+
+  index: int
+  request: requests_lib.Request
+  prompt: np.ndarray
 
 
 def infer(
@@ -26,20 +41,23 @@ def infer(
     optimizer: optimizers.AdamW,
     num_steps: int,
     batch_size: int,
-    evaluators: Sequence[answer_evaluator.AnswerEvaluator],
+    evaluators: Sequence[evaluator_lib.Evaluator],
     seed: int = 0,
     trainable: Sequence[str] = ('.*',),
     init_from: Sequence[checkpoints_lib.InitFrom] = (),
     mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
     step: int | None = None,
     num_answers: int = 10,
+    generation: generate.GenerationConfig = generate.GenerationConfig(),
 ) -> None:
   """Answers each line of a JSONL file of users.
 
   In: {"user": "u1", "history": ["Heat (1995)", {"item": "50", "rating": 5}],
-  "question": "next_item"}. Out, one line each and in the same order: {"user":
-  "u1", "question": "next_item", "answers": [{"text": ..., "score": log p},
-  ...]}. Next items leave out what the history has.
+  "question": "next_item"}; a question about an item names it: {"question":
+  "review_generation", "item": "50", "rating": 5, ...}. Out, one line each and
+  in the same order: {"user": "u1", "question": "next_item", "answers":
+  [{"text": ..., "score": log p}, ...]}. Next items leave out what the history
+  has.
 
   Args:
     workdir: Of a contextualised run.
@@ -56,33 +74,18 @@ def infer(
     init_from: See objective.
     mesh: Sizes of the mesh axes.
     step: Of the checkpoint; None: the newest.
-    num_answers: To write a question.
+    num_answers: To write a question; of free text there is one unless texts
+      are drawn or searched for.
+    generation: How free text is chosen.
 
   Raises:
     ValueError: the workdir answers no questions, or the input is bad: its file
       and line are named and nothing is written.
   """
-  by_task = {
-      e.dataset.task: e
-      for e in evaluators
-      if isinstance(e, answer_evaluator.AnswerEvaluator)
-  }
-  if not by_task:
-    raise ValueError(
-        f'--workdir={workdir} is of a run that answers no questions; give one '
-        'of runs/contextualize.gin.'
-    )
-  some = next(iter(by_task.values())).dataset
-  reader = requests_lib.RequestReader(
-      some.schema, some.catalogue, some.log.schema
-  )
-  requests = list(reader.read(input))
-  for request in requests:
-    if request.question not in by_task:
-      raise ValueError(
-          f'{request.where}: "question" is {request.question!r}; this model '
-          f'answers {", ".join(by_task)}.'
-      )
+  if not isinstance(num_answers, int) or num_answers < 1:
+    raise ValueError(f'NUM_ANSWERS must be positive, not {num_answers!r}.')
+  by_task = _by_task(evaluators, generation, workdir)
+  asked = _read(input, by_task)
   device_mesh = mesh.make()
   params = restore.params(
       workdir=workdir,
@@ -98,52 +101,92 @@ def infer(
       step=step,
   )
   lines: dict[int, dict[str, Any]] = {}
-  for task, evaluator in by_task.items():
-    asked = [(i, r) for i, r in enumerate(requests) if r.question == task]
-    for start in range(0, len(asked), evaluator.batch_size):
-      part = asked[start : start + evaluator.batch_size]
-      answers = _answer(
-          [r for _, r in part], evaluator, objective, params, device_mesh,
-          num_answers,
-      )
-      for (i, request), found in zip(part, answers):
-        lines[i] = {'user': request.user, 'question': task, 'answers': found}
+  for task, questions in asked.items():
+    answers = _answers(
+        questions, by_task[task], objective, params, device_mesh, num_answers
+    )
+    for question, found in zip(questions, answers):
+      lines[question.index] = {
+          'user': question.request.user, 'question': task, 'answers': found
+      }
   with requests_lib.whole_file(output) as file:
-    for i in range(len(requests)):
+    for i in range(len(lines)):
       file.write(json.dumps(lines[i], ensure_ascii=False).encode() + b'\n')
-  print(f'{len(requests)} answers -> {output}')
+  print(f'{len(lines)} answers -> {output}')
 
 
-def _answer(
-    requests: Sequence[requests_lib.Request],
-    evaluator: answer_evaluator.AnswerEvaluator,
+def _by_task(
+    evaluators: Sequence[evaluator_lib.Evaluator],
+    generation: generate.GenerationConfig,
+    workdir: str,
+) -> dict[str, _Evaluator]:
+  """What answers each task's question."""
+  by_task: dict[str, _Evaluator] = {}
+  for evaluator in evaluators:
+    if isinstance(evaluator, text_evaluator.TextEvaluator):
+      evaluator = dataclasses.replace(evaluator, generation=generation)
+    elif not isinstance(evaluator, answer_evaluator.AnswerEvaluator):
+      continue
+    by_task[evaluator.dataset.task] = evaluator
+  if not by_task:
+    raise ValueError(
+        f'--workdir={workdir} is of a run that answers no questions; give one '
+        'of runs/contextualize.gin.'
+    )
+  return by_task
+
+
+def _read(
+    path: str, by_task: Mapping[str, _Evaluator]
+) -> dict[str, list[_Question]]:
+  """The requests of a file by task, each checked, its question tokenised."""
+  some = next(iter(by_task.values())).dataset
+  reader = requests_lib.RequestReader(
+      some.schema, some.catalogue, some.log.schema
+  )
+  requests = list(reader.read(path))
+  for request in requests:
+    if request.question not in by_task:
+      raise ValueError(
+          f'{request.where}: "question" is {request.question!r}; this model '
+          f'answers {", ".join(by_task)}.'
+      )
+  asked = {}
+  for task, evaluator in by_task.items():
+    numbers = [i for i, r in enumerate(requests) if r.question == task]
+    if numbers:
+      mine = [requests[i] for i in numbers]
+      prompts = evaluator.dataset.request_prompts(mine, len(mine))
+      asked[task] = list(map(_Question, numbers, mine, prompts))
+  return asked
+
+
+def _answers(
+    questions: Sequence[_Question],
+    evaluator: _Evaluator,
     objective: conditioned_lm.ConditionedLM,
     params: Any,
     mesh: jax.sharding.Mesh,
     num_answers: int,
-) -> list[list[dict[str, Any]]]:
-  """The answers of one batch of requests for one task."""
+) -> Iterator[list[dict[str, Any]]]:
+  """The answers to questions of one task."""
   dataset = evaluator.dataset
-  rows = evaluator.batch_size
-  batch = requests_lib.batch(
-      requests, dataset.schema, dataset.history_length, rows
-  )
-  batch['prompt_tokens'] = dataset.request_prompts(requests, rows)
-  with jax.set_mesh(mesh):
-    found = jax.device_get(
-        evaluator.search(
-            objective,
-            params,
-            jax.device_put(batch, partitioning.batch_sharding(mesh)),
-        )
+  rows = partitioning.batch_rows(evaluator.batch_size, mesh)
+  for start in range(0, len(questions), rows):
+    part = questions[start : start + rows]
+    batch = requests_lib.batch(
+        [q.request for q in part], dataset.schema, dataset.history_length, rows
     )
-  prefix = 'unseen_' if 'unseen_answers' in found else ''
-  return [
-      answer_evaluator.answers_as_text(
-          evaluator.answers,
-          found[f'{prefix}answers'][i],
-          found[f'{prefix}scores'][i],
+    batch['prompt_tokens'] = np.zeros((rows, *part[0].prompt.shape), np.int32)
+    for i, question in enumerate(part):
+      batch['prompt_tokens'][i] = question.prompt
+      # Of the file, so that what is drawn does not depend on the batches.
+      batch['example_id'][i] = question.index
+    with jax.set_mesh(mesh):
+      answers = evaluator.answer(
+          objective,
+          params,
+          jax.device_put(batch, partitioning.batch_sharding(mesh)),
           num_answers,
       )
-      for i in range(len(requests))
-  ]
+    yield from answers[: len(part)]

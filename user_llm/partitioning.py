@@ -152,6 +152,8 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
 def batch_rows(rows: int, mesh: jax.sharding.Mesh) -> int:
   """`rows` rounded up to what the mesh can share among its devices."""
+  if not isinstance(rows, int) or rows < 1:
+    raise ValueError(f'A batch has {rows!r} rows; it must have 1 or more.')
   return padded_size(rows, mesh.shape['replica'] * mesh.shape['data'])
 
 

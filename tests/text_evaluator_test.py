@@ -1,0 +1,139 @@
+"""Free texts: whole characters, worked ROUGE, and an evaluation by hand."""
+
+import collections
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import small_user_llm
+
+from user_llm import partitioning
+from user_llm import text_evaluator
+from user_llm.data import vocabulary
+from user_llm.decoding import generate
+from user_llm.objectives import conditioned_lm
+
+
+@pytest.fixture(name='model', scope='module')
+def _model(tmp_path_factory, tiny_dataset, tiny_vocabulary):
+  return small_user_llm.write_workdir(
+      tmp_path_factory.mktemp('reviews') / 'run',
+      small_user_llm.REVIEWS,
+      DATA_DIR=tiny_dataset,
+      VOCABULARY=tiny_vocabulary,
+  )
+
+
+@pytest.fixture(name='bytes_vocabulary', scope='module')
+def _bytes_vocabulary(tmp_path_factory):
+  """Spells what is not ASCII in bytes, a token each."""
+  path = tmp_path_factory.mktemp('bytes') / 'bytes.model'
+  lines = ['works well', 'a well known work'] * 20
+  path.write_bytes(vocabulary.train(lines, size=400, texts=lines))
+  return vocabulary.load(str(path))
+
+
+def test_characters_of_several_tokens_stay_whole(bytes_vocabulary):
+  text = 'works: café 日本 🎬 well'
+  ids = bytes_vocabulary.encode(text)
+  assert len(ids) > len(text.encode()) // 2
+  ended = np.array([*ids, vocabulary.EOS_ID, 0, 0])
+  assert text_evaluator.to_text(bytes_vocabulary, ended) == text
+  found = [
+      text_evaluator.to_text(bytes_vocabulary, np.array(ids[:n]))
+      for n in range(len(ids) + 1)
+  ]
+  for shorter, longer in zip(found, found[1:]):
+    assert text.startswith(longer) and longer.startswith(shorter)
+  assert found[0] == '' and found[-1] == text
+
+
+def test_worked_metrics():
+  found = text_evaluator.text_metrics(
+      ['the cats sat', 'Awful!', ''], ['the cat sat down', ' Awful!', 'x']
+  )
+  for name, values in {
+      'rouge1': [6 / 7, 1, 0], 'rouge2': [4 / 5, 0, 0],
+      'rougeL': [6 / 7, 1, 0], 'exact_match': [0, 1, 0],
+  }.items():
+    assert found[name].mean == pytest.approx(np.mean(values))
+    stderr = np.std(values, ddof=1) / np.sqrt(3)
+    assert found[name].stderr == pytest.approx(stderr)
+
+
+def _by_hand(parts, params, evaluator):
+  """Of all test users: texts, their log p, and -log p of the reviews."""
+  dataset = evaluator.dataset
+  (batch,) = dataset.eval_batches(
+      split='test', batch_size=dataset.num_examples('test')
+  )
+  found = jax.jit(
+      lambda p, b: conditioned_lm.generate_texts(
+          parts['objective'], p, b, evaluator.generation, eos_id=1
+      )
+  )(params, batch)
+  texts = [
+      text_evaluator.to_text(dataset.tokenizer, tokens)
+      for tokens in np.asarray(found.tokens[:, 0])
+  ]
+  nats = jax.jit(parts['objective'].predict)(params, batch)['answer_nats']
+  return texts, np.asarray(found.score[:, 0]), np.asarray(nats)
+
+
+def test_an_evaluation_by_hand(model):
+  parts, params = model
+  evaluator = parts['test_evaluators'][1]
+  dataset, log = evaluator.dataset, evaluator.dataset.log
+  texts, scores, nats = _by_hand(parts, params, evaluator)
+  last = log.offsets[1:][log.lengths >= 3] - 1
+  truths = [text.decode() for text in log.texts('review')[last] if text]
+  titles = [
+      dataset.catalogue[item - 1].title
+      for item, text in zip(log.values['item'][last], log.texts('review')[last])
+      if text
+  ]
+  trained = collections.Counter(
+      text
+      for start, stop in zip(log.offsets, log.offsets[1:])
+      for text in log.texts('review')[start + 1 : stop - 2] if text
+  )
+  found = dataclasses.replace(evaluator, batch_size=5).evaluate(
+      parts['objective'], params, partitioning.MeshConfig().make()
+  )
+  assert found.num_examples == len(truths) == len(texts)
+  ((frequent, _),) = trained.most_common(1)
+  want = {
+      'user_llm': texts,
+      'most_frequent_answer': [frequent.decode()] * len(truths),
+      'copy_title': titles,
+  }
+  assert set(found.models) == set(want)
+  for row, each in want.items():
+    for name, value in text_evaluator.text_metrics(each, truths).items():
+      assert found.models[row][name] == pytest.approx(value), (row, name)
+  np.testing.assert_allclose(
+      found.models['user_llm']['answer_nats'].mean, nats.mean(), rtol=1e-5
+  )
+  assert 'max_tokens 12, temperature 0.0' in found.protocol
+  assert len(found.examples) == 8
+  for i, example in enumerate(found.examples):
+    assert example['truth'] == truths[i]
+    (answer,) = example['answers']
+    assert answer['text'] == texts[i]
+    assert answer['score'] == pytest.approx(float(scores[i]), abs=1e-3)
+    assert titles[i] in example['question']
+    assert example['user'] == dataset.user_of_example('test', i)
+  brief = evaluator.evaluate(
+      parts['objective'], params, partitioning.MeshConfig().make(), full=False
+  )
+  assert set(brief.models) == {'user_llm'} and not brief.examples
+  assert brief.models['user_llm']['rougeL'] == pytest.approx(
+      found.models['user_llm']['rougeL']
+  )
+
+
+def test_another_task(model):
+  dataset = model[0]['test_evaluators'][0].dataset
+  with pytest.raises(ValueError, match="'review_generation', not 'next_item'"):
+    text_evaluator.TextEvaluator(dataset=dataset)
