@@ -129,27 +129,33 @@ def forget(dataset: pathlib.Path, users: Collection[str]) -> Forgotten:
   })
   with outputs.output_directory(str(dataset), overwrite=True) as directory:
     rewritten = {path.name for path in touched}
-    rewritten |= {'dataset_info.json', 'features.json', writing.REJECTS_FILE}
+    rewritten |= {
+        'dataset_info.json',
+        'features.json',
+        schema.MANIFEST_FILE,
+        writing.REJECTS_FILE,
+    }
     for path in dataset.iterdir():
       if path.name not in rewritten:
         _link(path, directory / path.name)
     for path in touched:
-      with tf.io.TFRecordWriter(str(directory / path.name)) as writer:
-        for record, example in _records(tf, path):
-          if _user(example) not in users:
-            writer.write(record)
+      _write_others(tf, path, directory / path.name, users)
     writing.write_dataset_info(
         directory, event_schema, kept.shard_sizes, kept.num_bytes
     )
     _write_rejects(dataset, directory)
-    # The manifest may be a link; writing to it would change the old one.
-    (directory / schema.MANIFEST_FILE).unlink()
-    writing.write_manifest(directory, **{
-        name: section
-        for name, section in manifest.items()
-        if name not in ('files', 'format_version')
-    })
+    del manifest['files'], manifest['format_version']
+    writing.write_manifest(directory, **manifest)
   return forgotten
+
+
+def _write_others(
+    tf: Any, source: pathlib.Path, target: pathlib.Path, users: Collection[str]
+) -> None:
+  with tf.io.TFRecordWriter(str(target)) as writer:
+    for record, example in _records(tf, source):
+      if _user(example) not in users:
+        writer.write(record)
 
 
 def _shards(

@@ -102,9 +102,14 @@ def write_shard(
 
 def load_tensorflow() -> Any:
   """TensorFlow; here, since it takes seconds and only records need it."""
+  # Its notes are on its own buffers and threads.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '1')
   with progress.stage('load TensorFlow'), _quiet_stderr():
     import tensorflow as tf
     import tensorflow_datasets as _
+
+    # It would take the GPU's memory, and complain where there is none.
+    tf.config.set_visible_devices([], 'GPU')
   return tf
 
 
