@@ -18,7 +18,7 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _EXPERIMENTS = _ROOT / 'gin' / 'experiments'
 _PREFIX = 'quickstart_'
 _VOCABULARY_PIECES = 2000
-_MINUTES = {'synthetic': 10, 'movielens_100k': 60}
+_MINUTES = {'synthetic': 10, 'movielens_100k': 60, 'amazon_all_beauty': 15}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,16 +85,17 @@ def make_steps(args: argparse.Namespace, run: pathlib.Path) -> list[Step]:
   ]
 
 
-def _prepare(args: argparse.Namespace, data: pathlib.Path) -> tuple[str, ...]:
+def _prepare(
+    args: argparse.Namespace, data: pathlib.Path
+) -> tuple[str, ...]:
+  common = (f'--name={args.data}', f'--output={data}')
   if args.data == 'synthetic':
-    return ('data_prep', 'synthetic', f'--output={data}')
-  return (
-      'data_prep',
-      'movielens',
-      f'--input={args.input}',
-      f'--name={args.data}',
-      f'--output={data}',
-  )
+    return ('data_prep', 'synthetic', *common)
+  source = (f'--input={args.input}', *common)
+  if args.data.startswith('amazon_'):
+    key = (f'--user_key_file={data}.key', '--create_user_key')
+    return ('data_prep', 'amazon_reviews', *source, *key)
+  return ('data_prep', 'movielens', *source)
 
 
 def _train(
@@ -179,7 +180,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument(
       '--input',
-      metavar='DIR_OR_ZIP',
+      metavar='PATH',
       help='the data set as its publisher packs it; not for synthetic',
   )
   parser.add_argument(
@@ -193,7 +194,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.error(
         '--input is for real data: add --data=movielens_100k or the like'
         if args.input
-        else f'--data={args.data} needs --input=DIR_OR_ZIP'
+        else f'--data={args.data} needs --input=PATH'
     )
   if args.input:
     args.input = pathlib.Path(args.input).resolve()
