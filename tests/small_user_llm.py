@@ -29,7 +29,7 @@ BATCH_SIZE = 8
 LEARNING_RATE = 1e-2
 '''
 ENCODER = "include 'runs/pretrain_encoder.gin'\n" + _ENCODER
-USER_LLM = '''
+_MODEL = '''
 include 'models/decoder_small.gin'
 include 'models/no_resampler.gin'
 include 'runs/contextualize.gin'
@@ -47,28 +47,14 @@ TASK_SHARES = (1, 1)
 BEAM_SIZE = 64
 INIT_FROM = ()
 ''' + _ENCODER
+USER_LLM = "include 'data/next_item_and_favourite.gin'\n" + _MODEL
 REVIEWS = '''
 from __gin__ import dynamic_registration
-
-from user_llm import answer_evaluator
-from user_llm import text_evaluator
-from user_llm.data import pipeline
 from user_llm.decoding import generate
-''' + USER_LLM + '''
+include 'data/next_item_and_review.gin'
+''' + _MODEL + '''
 TEXT_LENGTH = 60
-TEST_EVALUATORS = [
-    @next_item/test/answer_evaluator.AnswerEvaluator(),
-    @review/text_evaluator.TextEvaluator(),
-]
-pipeline.Mixture.datasets = [
-    @next_item/pipeline.Dataset(),
-    @review/pipeline.Dataset(),
-]
-review/pipeline.Dataset.task = 'review_generation'
-text_evaluator.TextEvaluator.dataset = @review/pipeline.Dataset()
-text_evaluator.TextEvaluator.split = 'test'
-text_evaluator.TextEvaluator.generation = @generate.GenerationConfig()
-generate.GenerationConfig.max_tokens = 12
+evaluation/generate.GenerationConfig.max_tokens = 12
 '''
 
 
