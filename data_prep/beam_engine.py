@@ -1,12 +1,17 @@
 """Cleans, encodes and writes a dataset on a cluster, by Apache Beam.
 
 This machine parses, since a gzip cannot be split and users' raw ids and their
-key shall not leave it; it numbers the values and writes what describes the
-dataset. All that goes over events, users and records is done by the cluster,
-with the functions of the local engine, so that the same bytes come out.
+key shall not leave it. The cluster groups, joins and sorts events, with the
+functions of the local engine, so that the same bytes come out. In between, this
+machine numbers the values, and in the end it describes the dataset, a record
+file at a time.
 
 A preparation that dies goes on from the last stage that it had finished; each
 round of the k-core is a stage.
+
+  python -m data_prep amazon_reviews --input=/data/amazon --name=amazon \\
+      --output=/data/prepared --user_key_file=key --engine=beam \\
+      --runner=FlinkRunner --work_dir=/shared/amazon -- --flink_master=host:8081
 """
 
 from collections.abc import Callable, Mapping

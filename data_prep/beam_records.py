@@ -165,7 +165,10 @@ def _history(
 
 
 class _WriteShard(beam.DoFn):
-  """Writes a record file of users in their natural order."""
+  """Writes a record file of users in their natural order.
+
+  It holds all of them: some two million events.
+  """
 
   def __init__(self, encoder: Encoder, directory: str):
     self._encoder = encoder

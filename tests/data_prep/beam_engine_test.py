@@ -72,8 +72,8 @@ def _raw(tmp_path):
 class _Runner(beam_runner.Runner):
   """Remembers what it ran, and may die."""
 
-  def __init__(self, dies_at=None):
-    super().__init__(beam_runner.DIRECT, [])
+  def __init__(self, *options, dies_at=None):
+    super().__init__(beam_runner.DIRECT, options)
     self.ran = []
     self._dies_at = dies_at
 
@@ -129,16 +129,17 @@ def test_goes_on_to_the_bytes_of_the_local_engine(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_work_on_a_file_system_that_is_not_of_this_machine(
-    tmp_path, monkeypatch
-):
+def test_workers_of_their_own_on_another_file_system(tmp_path, monkeypatch):
   here = _prepare(tmp_path, _Runner(), _few)
   away = tmp_path / 'away'
   away.mkdir()
   monkeypatch.setattr(
       beam_work.WorkDirectory, 'is_local', property(lambda self: False)
   )
-  assert digests(_prepare(away, _Runner(), _few)) == digests(here)
+  workers = _Runner(
+      '--direct_running_mode=multi_processing', '--direct_num_workers=2'
+  )
+  assert digests(_prepare(away, workers, _few)) == digests(here)
   (scratch,) = away.glob('*/*/events')
   assert any(scratch.iterdir()) and 'work' not in scratch.parts
 
@@ -197,6 +198,14 @@ def test_too_much_for_the_direct_runner(
   assert 'bytes of input are more than the 100' in error
   assert 'Leave out --engine=beam' in error
   beam_runner.Runner('FlinkRunner', []).check_size(10**15)
+
+
+def test_unknown_runner_and_options_of_a_known_one():
+  with pytest.raises(ValueError, match='Unexpected pipeline runner: Flunk'):
+    beam_runner.Runner('Flunk', [])
+  runner = beam_runner.Runner('FlinkRunner', ['--flink_master=host:1'])
+  options = runner.options.get_all_options(drop_default=True)
+  assert options == {'runner': 'FlinkRunner', 'flink_master': 'host:1'}
 
 
 def test_flags_of_beam_without_beam(movielens_dir, tmp_path, capsys):
