@@ -60,6 +60,7 @@ def load_user_key(path: str | None, *, create: bool = False) -> UserKey | None:
     return None if text is None else _user_key(text, f'${USER_KEY_VARIABLE}')
   file = pathlib.Path(path)
   if create and not file.exists():
+    file.parent.mkdir(parents=True, exist_ok=True)
     # O_EXCL with the mode, so that nobody can read it even for a moment.
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, 'w') as handle:

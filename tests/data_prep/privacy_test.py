@@ -23,7 +23,7 @@ def _write(path, mode=0o600, text=KEY + '\n'):
 
 
 def test_hash_is_hmac_sha256(tmp_path):
-  key = privacy.load_user_key(_write(tmp_path / 'key'))
+  key = privacy.load_user_key(_write(tmp_path / 'new' / 'key'))
   digest = hmac.new(KEY.encode(), 'Zoë'.encode(), hashlib.sha256).hexdigest()
   assert key.hash('Zoë') == digest[:32]
   assert key.id == hashlib.sha256(b'id' + KEY.encode()).hexdigest()[:8]
