@@ -9,7 +9,6 @@ import pytest
 import seqio
 
 import fixtures
-from user_llm.data import order
 from user_llm.data import questions
 from user_llm.data import registration
 
@@ -48,13 +47,16 @@ def test_registered_tasks_yield_unpadded_examples(
   assert shuffled[0] != shuffled[2]
 
 
-@pytest.mark.parametrize('task', TASKS[1:])
-def test_registered_examples_converted_are_the_trainers(
-    make, tiny_dataset, tiny_vocabulary, task
-):
-  registration.register(
+@pytest.fixture(name='registered', scope='module')
+def _registered(tiny_dataset, tiny_vocabulary):
+  return registration.register(
       data_dir=tiny_dataset, history_length=8, vocabulary=tiny_vocabulary
   )
+
+
+@pytest.mark.parametrize('task', ['next_item', 'review_generation', 'text'])
+def test_registered_examples_converted_are_the_trainers(make, registered, task):
+  assert f'tiny_{task}' in registered
   dataset = make(task)
   converter, lengths = dataset.converter('train')
   one_by_one = seqio.get_mixture_or_task(f'tiny_{task}').get_dataset(
@@ -90,10 +92,7 @@ def _first_words(name, vocabulary, count=200):
   return collections.Counter(' '.join(t.split()[-3:-1]) for t in texts)
 
 
-def test_a_mixture_over_tasks(tiny_dataset, tiny_vocabulary):
-  registration.register(
-      data_dir=tiny_dataset, history_length=8, vocabulary=tiny_vocabulary
-  )
+def test_a_mixture_over_tasks(registered, tiny_vocabulary):
   for _ in range(2):
     name = registration.register_mixture(
         'tiny_both', {'tiny_next_item': 3, 'tiny_future_favourite_genre': 1}
@@ -101,6 +100,7 @@ def test_a_mixture_over_tasks(tiny_dataset, tiny_vocabulary):
   words = _first_words(name, tiny_vocabulary)
   films = sum(n for w, n in words.items() if 'favourite' not in w)
   assert 110 <= films <= 190 and sum(words.values()) == 200
+  assert {'tiny_next_item', 'tiny_future_favourite_genre'} <= set(registered)
   with pytest.raises(ValueError, match='tiny_no_task are not registered'):
     registration.register_mixture('other', {'tiny_no_task': 1})
 

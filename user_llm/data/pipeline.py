@@ -16,13 +16,13 @@ import seqio
 import tensorflow as tf
 
 from user_llm.data import answers as answers_lib
+from user_llm.data import asking as asking_lib
 from user_llm.data import batching
 from user_llm.data import examples
 from user_llm.data import feature_converters
 from user_llm.data import lm_texts
 from user_llm.data import mixture
 from user_llm.data import order as order_lib
-from user_llm.data import prompts
 from user_llm.data import questions
 from user_llm.data import records
 from user_llm.data import request_prompts
@@ -166,29 +166,16 @@ class Dataset:
     return answers_lib.next_item(self.catalogue, self.tokenizer)
 
   @functools.cached_property
-  def asking(self) -> tasks.Asking:
+  def asking(self) -> asking_lib.Asking:
     """The questions of a task about users, and how they are answered."""
-    if self.has_answers:
-      answer = tasks.answer_from(self.answers)
-    else:
-      answer = tasks.answer_with_text(
-          questions.value_table(
-              self.log, self.review_text, self.vocabulary,
-              limit=self.text_length,
-          ),
-          self.tokenizer.eos_id,
-      )
-    return tasks.Asking(
-        label='label' if self.label_name else 'label_item',
-        questions=questions.Questions(
-            prompts.templates(self.task, self.log.schema),
-            self.log,
-            self.vocabulary,
-        ),
-        history=questions.HistoryText(
-            self.history_as_text, self.log, self.vocabulary
-        ),
-        answer=answer,
+    return asking_lib.about_users(
+        self.log,
+        self.task,
+        vocabulary=self.vocabulary,
+        answers=self.answers if self.has_answers else None,
+        review_text=self.review_text,
+        max_review_tokens=self.text_length,
+        history_as_text=self.history_as_text,
     )
 
   @functools.cached_property
@@ -306,8 +293,8 @@ class Dataset:
       return longest
     if self.text_length is None or self.text_length <= prompt:
       raise ValueError(
-          f'TEXT_LENGTH is {self.text_length} for the task {self.name!r}, whose '
-          f'prompt may have {prompt} tokens'
+          f'TEXT_LENGTH is {self.text_length} for the task {self.name!r}, '
+          f'whose prompt may have {prompt} tokens'
           + (f'; with the longest answer {longest}.' if longest else
              '; add what a review may have.')
       )

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from user_llm.data import asking as asking_lib
 from user_llm.data import feature_converters
 from user_llm.data import requests as requests_lib
-from user_llm.data import tasks
 
 
 def prompt_tokens(
-    asking: tasks.Asking,
+    asking: asking_lib.Asking,
     requests: Sequence[requests_lib.Request],
     rows: int,
     bos_id: int,

@@ -153,8 +153,8 @@ class RequestReader:
     known = self._ids[modality.name]
     if value is None:
       raise ValueError(
-          f'{where}: this encoder reads {modality.name!r} of every event; write '
-          f'{{"item": ..., "{modality.name}": ...}}.'
+          f'{where}: this encoder reads {modality.name!r} of every event; '
+          f'write {{"item": ..., "{modality.name}": ...}}.'
       )
     for text in (str(value), _as_number(value)):
       if text in known:

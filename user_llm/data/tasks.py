@@ -13,12 +13,11 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from user_llm.data import answers as answers_lib
+from user_llm.data import asking as asking_lib
 from user_llm.data import examples
 from user_llm.data import favourites
 from user_llm.data import order as order_lib
 from user_llm.data import prompts as prompts_lib
-from user_llm.data import questions as questions_lib
 from user_llm.data import records
 from user_llm.data import schema as schema_lib
 from user_llm.data import windowing
@@ -152,107 +151,6 @@ def event_splits(
   return splits
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Asking:
-  """A task's questions and answers.
-
-  Attributes:
-    label: The feature that holds a target: an id from 1.
-    questions: Its wordings.
-    history: The history as text before the question.
-    answer: int32[N, A] answers, with eos, of int64[N] label events and int32[N]
-      targets.
-  """
-
-  label: str
-  questions: questions_lib.Questions
-  history: questions_lib.HistoryText
-  answer: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-
-  @property
-  def longest_prompt(self) -> int:
-    """Tokens of the history's budget and of the longest question."""
-    return self.history.max_tokens + self.questions.longest
-
-
-def answer_from(answers: answers_lib.Answers) -> Callable[..., tf.Tensor]:
-  """`Asking.answer` of a task with few answers; a target is one's number."""
-  tokens = tf.constant(answers.tokens)
-  return lambda events, targets: tf.gather(tokens, targets)
-
-
-def answer_with_text(
-    texts: tf.RaggedTensor, eos_id: int
-) -> Callable[..., tf.Tensor]:
-  """`Asking.answer` of a task whose answer is the label event's own text."""
-
-  def answer(events: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    eos = tf.where(targets > 0, eos_id, 0)
-    rows = tf.concat([tf.gather(texts, events + 1), eos[:, None]], axis=1)
-    return rows.to_tensor()
-
-  return answer
-
-
-def asking_reader(
-    log: records.EventLog,
-    modalities: tuple[str, ...],
-    asking: Asking,
-    targets: np.ndarray,
-    *,
-    seen: bool = False,
-) -> windowing.Read:
-  """Features of a history, questions about it and their answers.
-
-  Args:
-    log: The events.
-    modalities: To read.
-    asking: What is asked.
-    targets: int32[E], at each label event that has one its target, else 0.
-    seen: See `windowing.windows_reader`.
-
-  Returns:
-    A function like that of `windowing.windows_reader`, that adds for the p
-    labels of each example int32[B, (p)] `asking.label`; int32[B, (p), Q]
-    `prompts` and int32[B, (p), A] `answers`, both all 0 without a target; and,
-    with the history as text, int32[B, (p)] `num_prompt_events`.
-  """
-  history, slots = asking.history, asking.questions.slots
-  told = tuple(f for f in history.fields if f in log.schema.names)
-  names = tuple(dict.fromkeys(modalities + told))
-  read_history = windowing.windows_reader(log, names, seen=seen)
-  # The items' own array is most often here already.
-  is_item = targets is log.values['item']
-  targets_E = windowing.tensor(log, 'item') if is_item else tf.constant(targets)
-  slot_values = {slot: windowing.tensor(log, slot) for slot in slots}
-
-  def read(rows: windowing.Example) -> windowing.Example:
-    example = read_history(rows)
-    labels = tf.ragged.range(rows['label'], rows['stop'])
-    events = labels.flat_values
-    target = tf.gather(targets_E, events)
-    prompts = asking.questions(
-        tf.gather(rows['choice'], labels.value_rowids()),
-        {slot: tf.gather(ids, events) for slot, ids in slot_values.items()},
-    )
-    out = {asking.label: target, 'answers': asking.answer(events, target)}
-    if history.fields:
-      # A text's id is 1 + its event.
-      event_ids = tf.ragged.range(rows['start'] + 1, rows['stop'])
-      text, out['num_prompt_events'] = history(
-          {f: example.get(f, event_ids) for f in history.fields},
-          example['history_end'],
-      )
-      prompts = tf.concat([text, prompts], axis=1)
-    is_target = tf.cast(target > 0, tf.int32)[:, None]
-    shape = (None, asking.longest_prompt)
-    out['prompts'] = prompts.to_tensor(shape=shape) * is_target
-    out = {k: labels.with_flat_values(v) for k, v in out.items()}
-    return windowing.to_int32({**example, **out})
-
-  return read
-
-
 def _targets(
     log: records.EventLog,
     task: str,
@@ -292,7 +190,7 @@ def window_splits(
     split_rule: schema_lib.SplitRule,
     history_length: int,
     targets_per_example: int,
-    asking: Asking,
+    asking: asking_lib.Asking,
     review_text: str,
 ) -> dict[str, Examples]:
   """Examples of the text tasks; several targets a row in training only."""
@@ -305,7 +203,7 @@ def window_splits(
     targets = _targets(log, task, split_rule, split, table, review_text)
     splits[split] = Examples(
         table=examples.with_targets(table, targets),
-        read=asking_reader(
+        read=asking_lib.reader(
             log, modalities, asking, targets, seen=split != 'train'
         ),
         targets=targets,
