@@ -23,7 +23,7 @@ def _write(path, mode=0o600, text=KEY + '\n'):
 
 
 def test_hash_is_hmac_sha256(tmp_path):
-  key = privacy.load_user_key(_write(tmp_path / 'new' / 'key'))
+  key = privacy.load_user_key(_write(tmp_path / 'key'))
   digest = hmac.new(KEY.encode(), 'Zoë'.encode(), hashlib.sha256).hexdigest()
   assert key.hash('Zoë') == digest[:32]
   assert key.id == hashlib.sha256(b'id' + KEY.encode()).hexdigest()[:8]
@@ -49,7 +49,7 @@ def test_a_key_is_made_once(tmp_path):
   assert stat.S_IMODE(path.stat().st_mode) == 0o600
   assert privacy.load_user_key(str(path), create=True) == made
   assert privacy.load_user_key(str(path)) == made
-  other = privacy.load_user_key(str(tmp_path / 'other'), create=True)
+  other = privacy.load_user_key(str(tmp_path / 'new' / 'other'), create=True)
   assert other.id != made.id
 
 
