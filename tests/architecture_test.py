@@ -111,6 +111,13 @@ def test_only_models_and_partitioning_know_linen():
     ), importer
 
 
+def test_launch_handles_text_only():
+  for path in _files('launch'):
+    names = _imports(path)
+    assert not {n for n in names if _starts_with(n, 'user_llm', 'jax')}, path
+  assert not _importers('user_llm', 'launch')
+
+
 def test_the_gin_folder_does_not_shadow_gin():
   assert not list((_ROOT / 'gin').rglob('__init__.py'))
 

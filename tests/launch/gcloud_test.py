@@ -1,5 +1,6 @@
 """Cloud TPU: gcloud's own parser, and a gcloud that walks through states."""
 
+import ast
 import json
 import os
 import pathlib
@@ -159,6 +160,50 @@ def test_docker_runs_what_the_plan_says():
   assert '--exit_file=/runs/a/exit.json' in argv
   url = tpu_vm.TpuVm().logs(_spec(), 'job', 3, False)[0].argv[-1]
   assert url == 'gs://b/runs/a/logs/job/rank-0003.log'
+
+
+def test_a_host_mounts_and_starts(tmp_path, monkeypatch):
+  commands = tmp_path / 'commands'
+  for name in ('gcloud', 'gcsfuse', 'docker'):
+    path = tmp_path / name
+    path.write_text(f'#!/bin/sh\necho {name} "$@" >> {commands}\necho canary\n')
+    path.chmod(0o755)
+  mount = f'{tmp_path}/runs'
+  spec = _spec(
+      volume={mount: 'gs://b/runs/x'}, workdir=f'{mount}/a',
+      secret={'HF': 'gcp:hf'},
+  )
+  metadata = {
+      'user-llm-job': tpu_vm.TpuVm().render(spec).files['host.json'],
+      'agent-worker-number': '1',
+  }
+  started = []
+  monkeypatch.setattr(
+      tpu_host, '_metadata', lambda name, default=None: metadata.get(name, default)
+  )
+  monkeypatch.setattr(os, 'execvpe', lambda *args: started.append(args))
+  monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
+  tpu_host.main()
+  assert commands.read_text().splitlines() == [
+      f'gcsfuse --implicit-dirs --only-dir=runs/x b {mount}',
+      'gcloud secrets versions access latest --secret=hf',
+      'gcloud auth configure-docker eu-docker.pkg.dev --quiet',
+      'docker rm --force user-llm',
+  ]
+  ((program, argv, environment),) = started
+  assert program == 'docker'
+  assert environment['HF'] == 'canary'
+  assert 'canary' not in str(argv)
+
+
+def test_a_host_needs_no_new_python():
+  text = pathlib.Path(tpu_host.__file__).read_text(encoding='utf-8')
+  ast.parse(text, feature_version=(3, 8))
+  modules = {
+      name.name for node in ast.walk(ast.parse(text))
+      if isinstance(node, ast.Import) for name in node.names
+  }
+  assert modules <= {*sys.stdlib_module_names, 'urllib.error', 'urllib.request'}
 
 
 @pytest.mark.slow

@@ -5,8 +5,6 @@ import math
 import shutil
 import subprocess
 
-import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -15,6 +13,9 @@ from launch import exit_codes
 from launch import manifest
 from launch import spec as spec_lib
 from launch.backends import gke
+
+jsonschema = pytest.importorskip('jsonschema')
+kubernetes_validate = pytest.importorskip('kubernetes_validate')
 
 _IMAGE = 'registry/image@sha256:' + '0' * 64
 _TEXT = {'type': 'string', 'minLength': 1}

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shlex
 import subprocess
 
@@ -153,6 +154,14 @@ def test_examples_name_files_that_exist():
   for path in _EXAMPLES.glob('*.toml'):
     for name in flags.load(str(path)).get('gin_file', ()):
       assert (gin / name).is_file(), f'{path}: {name}'
+
+
+def test_the_guide_names_flags_that_exist():
+  text = (_EXAMPLES.parent / 'README.md').read_text(encoding='utf-8')
+  known = {*spec_lib.fields(), 'dry_run', 'follow', 'new', 'rank'}
+  elsewhere = {'build-arg', 'gin'}
+  named = set(re.findall(r'--([a-z][a-z_-]*)', text))
+  assert named - known <= elsewhere
 
 
 def test_no_secret_in_any_plan(tmp_path, monkeypatch):

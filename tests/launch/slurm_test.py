@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -126,6 +128,32 @@ def test_local_processes(whole):
     assert 'step 400/400' in log
   assert 'step 400' in _launch(workdir.parent, 'status', 'whole')
   assert _launch(workdir.parent, 'logs', 'whole', '--rank=1') == logs[1]
+
+
+def test_a_process_is_killed(whole, folder, tiny_dataset):
+  """The other one ends too; both start again from the last checkpoint."""
+  workdir = folder / 'killed'
+  argv = (
+      *_run_flags(folder, tiny_dataset, 'killed'), '--on=local:2',
+      '--gin.SAVE_EVERY_STEPS=50',
+  )
+  process = subprocess.Popen(
+      [sys.executable, '-m', 'launch', *argv], cwd=folder,
+      env=_environment(folder), stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT, text=True,
+  )
+  try:
+    _wait(lambda: max(_losses(workdir), default=0) > 110, lambda: argv)
+    log = (workdir / 'logs/killed/rank-0001.log').read_text()
+    os.kill(int(re.search(r'process (\d+)', log)[1]), signal.SIGKILL)
+    out, _ = process.communicate(timeout=900)
+  finally:
+    process.kill()
+  assert process.returncode == 0, out
+  assert 'ended by signal 9' in out and 'restart in 1 s' in out
+  starts = (workdir / 'launch.jsonl').read_text().splitlines()
+  assert [json.loads(row)['step'] >= 50 for row in starts] == [False, True]
+  assert _losses(workdir) == _losses(whole[0])
 
 
 def test_the_life_of_a_job(whole, folder, cluster, tiny_dataset):
