@@ -23,6 +23,7 @@ import tempfile
 import traceback
 
 from user_llm import distributed
+from user_llm import host_memory
 
 # Exit code of a run that would end so again.
 _NOT_FINITE = 44
@@ -236,6 +237,7 @@ def _message(error: Exception) -> str:
 def _prepare_environment() -> None:
   """Settings that must be in place before JAX and TensorFlow are imported."""
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  host_memory.keep_freed_memory()
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     cache = private_cache_dir()
     if cache is not None:
