@@ -124,7 +124,6 @@ def _submit(spec: spec_lib.JobSpec, is_new: bool) -> int:
   if taken is not None:
     taken.unpack(folder / 'code')
   plan.write(folder)
-  records.Record(spec=spec).save()
 
   def keep_handle(handle: str) -> None:
     records.Record(spec=spec, handle=handle).save()

@@ -65,7 +65,10 @@ class Backend(abc.ABC):
       self, spec: spec_lib.JobSpec, plan: plan_lib.Plan,
       keep_handle: Callable[[str], None],
   ) -> int:
-    """Runs the plan; returns an exit code."""
+    """Runs the plan; returns an exit code.
+
+    `keep_handle` is called as soon as the job is taken.
+    """
     for step in plan.steps:
       result = run(step.argv)
       if result.returncode:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pathlib
+import shutil
 
 from launch import command
 from launch import plan as plan_lib
@@ -35,8 +36,12 @@ class Local(backend.Backend):
 
   def submit(self, spec, plan, keep_handle) -> int:
     """Becomes the supervisor, under a lock that tells it is alive."""
-    keep_handle(str(os.getpid()))
     argv = plan.steps[0].argv
+    if shutil.which(argv[0]) is None:
+      raise spec_lib.error(
+          spec, 'python', 'is not there: ./launch/install makes it'
+      )
+    keep_handle(str(os.getpid()))
     lock = os.open(_lock(spec), os.O_RDWR | os.O_CREAT)
     os.set_inheritable(lock, True)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -75,7 +75,6 @@ class TpuVm(backend.Backend):
     )
 
   def submit(self, spec, plan, keep_handle: Callable[[str], None]) -> int:
-    keep_handle(spec.name)
     if self._state(spec)[0] == _ABSENT:
       backend.ask(('gcloud', 'storage', 'rm', _url(spec, _EXIT)))
     shown = ''
@@ -85,6 +84,8 @@ class TpuVm(backend.Backend):
       if state != shown:
         print(f'launch: {spec.name}: {state} {problem}'.rstrip(), flush=True)
         shown = state
+        if state not in (_ABSENT, _UNKNOWN):
+          keep_handle(spec.name)
       failures = failures + 1 if state == _UNKNOWN else 0
       if failures > _MAX_FAILURES:
         return 1

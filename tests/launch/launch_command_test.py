@@ -76,6 +76,17 @@ def test_a_running_job_is_not_submitted_again(calls, tmp_path, capsys):
   assert calls.read_text().count('--submission') == 1
 
 
+def test_what_is_not_taken_is_not_known(calls, tmp_path, capsys):
+  (tmp_path / 'bin' / 'sbatch').write_text('#!/bin/sh\nexit 1\n')
+  assert _run() == 1
+  assert records.names() == []
+  assert launch_main.main([
+      'run', '--name=b', '--workdir=w', '--gin_file=x', '--python=no/python'
+  ]) == 2
+  assert './launch/install' in capsys.readouterr().err
+  assert records.names() == []
+
+
 def test_commands_on_a_job(calls, capsys):
   assert _run() == 0
   logs = pathlib.Path('w/logs/a')
