@@ -8,6 +8,7 @@ import small_user_llm
 
 from user_llm import answer_evaluator
 from user_llm import partitioning
+from user_llm.data import questions
 
 _MAX = np.iinfo(np.int32).max
 
@@ -124,6 +125,33 @@ def test_favourite_genre_equals_an_exhaustive_choice(model):
     assert {a['text'] for a in example['answers']} <= genres
   brief = evaluator.evaluate(parts['objective'], params, mesh, full=False)
   assert set(brief.models) == {'user_llm'} and not brief.examples
+
+
+def test_the_future_and_the_history_as_text(model):
+  parts, params = model
+  evaluator = parts['test_evaluators'][1]
+  dataset = dataclasses.replace(
+      evaluator.dataset,
+      task='future_favourite_genre',
+      history_as_text=questions.TextPromptConfig(max_tokens=60),
+  )
+  evaluator = dataclasses.replace(evaluator, dataset=dataset, batch_size=16)
+  found = evaluator.evaluate(
+      parts['objective'], params, partitioning.MeshConfig().make()
+  )
+  assert set(found.models) == {
+      'user_llm', 'favourite_so_far', 'most_frequent_genre'
+  }
+  assert found.protocol.endswith('the future has 1.0 events on average')
+  batch = _test_split(dataset)
+  told, visible = batch['num_prompt_events'][:, 0], batch['history_end'][:, 0]
+  row = found.models['user_llm']
+  assert row['prompt_events'].mean == told.mean() > 0
+  assert 0 < row['prompt_truncated'].mean == (told < visible).mean()
+  for example in found.examples:
+    assert example['question'].startswith('Film ')
+    assert example['question'].endswith('favourite genre?')
+    assert example['history'][-1] in example['question']
 
 
 def test_what_is_not_among_the_beams_has_no_rank(model):

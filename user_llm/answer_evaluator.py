@@ -140,7 +140,7 @@ class AnswerEvaluator:
       full: bool = True,
   ) -> evaluator_lib.Evaluation:
     """See `evaluator.Evaluator.evaluate`."""
-    labels, nats, examples = [], [], []
+    labels, nats, examples, told = [], [], [], []
     found: dict[str, list[np.ndarray]] = {'': [], 'unseen_': []}
     for batch, out in evaluator_lib.predictions(
         functools.partial(self.predict, objective),
@@ -151,6 +151,7 @@ class AnswerEvaluator:
         mesh,
     ):
       labels.append(self._labels(batch))
+      told.append({k: batch[k] for k in evaluator_lib.TOLD if k in batch})
       nats.append(out['answer_nats'])
       for prefix, parts in found.items():
         if f'{prefix}answers' in out:
@@ -160,21 +161,27 @@ class AnswerEvaluator:
     truth = np.concatenate(labels)
     model = self._metrics(truth, found)
     model['answer_nats'] = metrics_lib.estimate(np.concatenate(nats))
-    rows = {self.row: model}
+    rows = {self.row: model | evaluator_lib.history_told(told)}
     if full:
       rows |= self._floors(truth)
-    is_ranking = self.dataset.task == 'next_item'
     return evaluator_lib.Evaluation(
         task=self.dataset.name,
         split=self.split,
         num_examples=len(truth),
         split_rule=self.dataset.split_rule.name,
         split_fingerprint=self.dataset.fingerprint,
-        protocol=GENERATED_PROTOCOL
-        + (evaluator_lib.RANKING_PROTOCOL if is_ranking else 'accuracy'),
+        protocol=GENERATED_PROTOCOL + self._protocol(),
         models=rows,
         examples=tuple(examples),
     )
+
+  def _protocol(self) -> str:
+    if self.dataset.task == 'next_item':
+      return evaluator_lib.RANKING_PROTOCOL
+    if self.dataset.task.startswith('future'):
+      events = baselines.future_events(self.dataset, self.split)
+      return f'accuracy; the future has {events:.1f} events on average'
+    return 'accuracy'
 
   def _labels(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
     """Ids of the true answers, from 1."""

@@ -6,7 +6,7 @@ examples, and a few examples to read. It is written as JSON, one file a task
 and step.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import json
@@ -32,6 +32,8 @@ RANKING_PROTOCOL = (
 )
 # JSON beside a synthetic dataset: what its known rules allow.
 CEILING_FILE = 'bayes.json'
+# Batch keys of prompts with the history as text.
+TOLD = ('num_prompt_events', 'history_end')
 NUM_SHOWN = 8
 SHOWN_HISTORY = 12
 
@@ -259,6 +261,27 @@ def question_of(
   """The question that row i of a batch is asked."""
   tokens = batch['prompt_tokens'][i, 0].tolist()
   return dataset.tokenizer.decode([t for t in tokens if t > 0])
+
+
+def history_told(batches: Sequence[Mapping[str, np.ndarray]]) -> Row:
+  """What prompts with the history as text hold of it; else nothing.
+
+  Args:
+    batches: Of an evaluation, with `num_prompt_events` and `history_end`.
+
+  Returns:
+    'prompt_events', the events told; 'prompt_truncated', the share of prompts
+    that leave out an event which the model might have seen.
+  """
+  if 'num_prompt_events' not in batches[0]:
+    return {}
+  told, visible = (
+      np.concatenate([batch[key][:, 0] for batch in batches]) for key in TOLD
+  )
+  return {
+      'prompt_events': metrics_lib.estimate(told),
+      'prompt_truncated': metrics_lib.estimate(told < visible),
+  }
 
 
 def item_floors(dataset: pipeline.Dataset, split: str) -> dict[str, Row]:

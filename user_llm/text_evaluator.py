@@ -107,7 +107,7 @@ class TextEvaluator:
       full: bool = True,
   ) -> evaluator_lib.Evaluation:
     """See `evaluator.Evaluator.evaluate`."""
-    example_ids, nats, examples = [], [], []
+    example_ids, nats, examples, told = [], [], [], []
     answers: list[list[dict[str, Any]]] = []
     for batch, out in evaluator_lib.predictions(
         self._predict(objective),
@@ -121,13 +121,14 @@ class TextEvaluator:
       if full and not examples:
         examples = self._examples(batch, found)
       example_ids.append(batch['example_id'])
+      told.append({k: batch[k] for k in evaluator_lib.TOLD if k in batch})
       nats.append(out['answer_nats'])
       answers += found
     events = self.dataset.label_events(self.split, np.concatenate(example_ids))
     truths = self._truths(events)
     model = text_metrics([texts[0]['text'] for texts in answers], truths)
     model['answer_nats'] = metrics_lib.estimate(np.concatenate(nats))
-    rows = {self.row: model}
+    rows = {self.row: model | evaluator_lib.history_told(told)}
     if full:
       rows |= self._floors(events, truths)
     how = vars(self.generation).items()
