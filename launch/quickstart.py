@@ -18,7 +18,7 @@ _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _EXPERIMENTS = _ROOT / 'gin' / 'experiments'
 _PREFIX = 'quickstart_'
 _VOCABULARY_PIECES = 2000
-_MINUTES = {'synthetic': 10, 'movielens_100k': 60, 'amazon_all_beauty': 15}
+_MINUTES = {'synthetic': 10, 'movielens_100k': 30, 'amazon_all_beauty': 20}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
