@@ -159,3 +159,15 @@ def test_constrain(mesh):
     assert act(x).sharding.shard_shape(x.shape) == (2, 3, 2)
     with pytest.raises(ValueError, match='activation: dimension'):
       act(jnp.ones((3, 3, 8)))
+
+
+def test_top_k_stays_on_its_device(mesh):
+  x = jax.random.normal(jax.random.key(0), (4, 3, 50))
+  want = jax.lax.top_k(x, 5)
+  find = jax.jit(lambda x: partitioning.top_k(x, 5))
+  with jax.set_mesh(mesh):
+    x = jax.device_put(x, partitioning.batch_sharding(mesh))
+    assert 'all-gather' not in find.lower(x).compile().as_text()
+    found = find(x)
+  for got in (found, partitioning.top_k(jax.device_get(x), 5)):
+    assert all(map(jnp.array_equal, got, want))

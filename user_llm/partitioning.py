@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 MESH_AXES = ('replica', 'data', 'model')
+_BATCH_AXES = ('replica', 'data')
 
 # Logical name -> mesh axis (or axes, or None: not sharded).
 AXIS_RULES: Mapping[str, str | tuple[str, ...] | None] = {
@@ -34,7 +35,7 @@ AXIS_RULES: Mapping[str, str | tuple[str, ...] | None] = {
     'latents': None,
     'positions': None,
     # Activations.
-    'act_batch': ('replica', 'data'),
+    'act_batch': _BATCH_AXES,
     'act_length': None,
     'act_embed': None,
     'act_mlp': 'model',
@@ -150,11 +151,26 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec)
 
 
+def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+  """`jax.lax.top_k` of [B, ...], a device its own rows of a batch.
+
+  By itself XLA gathers all rows on every device.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return jax.lax.top_k(x, k)
+  spec = PartitionSpec(_BATCH_AXES)
+  return jax.shard_map(
+      lambda rows: jax.lax.top_k(rows, k),
+      mesh=mesh, in_specs=spec, out_specs=spec,
+  )(x)
+
+
 def batch_rows(rows: int, mesh: jax.sharding.Mesh) -> int:
   """`rows` rounded up to what the mesh can share among its devices."""
   if not isinstance(rows, int) or rows < 1:
     raise ValueError(f'A batch has {rows!r} rows; it must have 1 or more.')
-  return padded_size(rows, mesh.shape['replica'] * mesh.shape['data'])
+  return padded_size(rows, math.prod(mesh.shape[a] for a in _BATCH_AXES))
 
 
 def unbox(variables: Any) -> Any:
@@ -184,7 +200,7 @@ def param_shardings(boxed: Any, mesh: jax.sharding.Mesh) -> Any:
 
 def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
   """Rows over replicas and data; the rest of a batch is not sharded."""
-  return NamedSharding(mesh, PartitionSpec(('replica', 'data')))
+  return NamedSharding(mesh, PartitionSpec(_BATCH_AXES))
 
 
 def state_shardings(state: Any, params: Any, shardings: Any, mesh: Any) -> Any:

@@ -47,7 +47,9 @@ class _Bigrams:
             table[:, 0, 0],
             jnp.zeros(users.shape, jnp.int32),
             lambda tokens, last: (table[users, last, tokens], tokens),
-            lambda last, rows: last[rows],
+            lambda last, parents: jnp.take_along_axis(
+                last.reshape(parents.shape), parents, axis=1
+            ).reshape(-1),
             beam_size,
         )
     )(allowed)

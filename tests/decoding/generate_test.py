@@ -40,7 +40,9 @@ class _Trigrams:
             table[ids, 0, 0],
             jnp.zeros(len(users), jnp.int32),
             lambda tokens, last: (table[users, last, tokens], tokens),
-            lambda last, rows: last[rows],
+            lambda last, parents: jnp.take_along_axis(
+                last.reshape(parents.shape), parents, axis=1
+            ).reshape(-1),
             eos_id=_EOS,
             example_id_B=ids,
             num_texts=num_texts,

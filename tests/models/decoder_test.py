@@ -243,6 +243,7 @@ def test_cached_rows_equal_whole_rows(tied):
   user = _user(rows=1)
   params = _opened(_init(config, _user()))
   prompts, added = _tokens(rows=3, length=4), _tokens(6, 3, seed=5)
+  parents = np.array([[1, 0], [0, 0], [1, 0]])
   order = np.array([1, 0, 2, 2, 5, 4])
 
   def run(module):
@@ -252,7 +253,7 @@ def test_cached_rows_equal_whole_rows(tied):
     for i in range(2):
       logits, cache = module.extend(added[:, i], context, cache)
       outputs.append(logits)
-    cache = kv_cache.reorder(cache, order)
+    cache = kv_cache.reorder(cache, parents)
     logits, cache = module.extend(added[:, 2], context, cache)
     return outputs, logits
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from user_llm import partitioning
 from user_llm.decoding import trie as trie_lib
 
 # Of a hypothesis that is none; finite, for differences and JSON.
@@ -57,7 +58,7 @@ def _grow(
   pad = lambda x, value: jnp.pad(
       flat(x), ((0, 0), (0, missing)), constant_values=value
   )
-  best, index = jax.lax.top_k(pad(score, NO_SCORE), size)
+  best, index = partitioning.top_k(pad(score, NO_SCORE), size)
   take = lambda x: jnp.take_along_axis(pad(x, 0), index, axis=1)
   parent = jnp.minimum(index // fan_out, beams.node.shape[1] - 1)
   # A beam that is none goes back to the root, where it can do nothing.
@@ -85,7 +86,7 @@ def beam_search(
     logits_BV: f32, of the first token.
     cache: What `extend` knows of the prompts.
     extend: (i32[B * P] tokens, cache) -> f32[B * P, V] logits, cache.
-    reorder: (cache, i32[B * P] rows) -> cache.
+    reorder: (cache, i32[B, P] beams of the same user) -> cache.
     beam_size: P.
 
   Returns:
@@ -123,8 +124,7 @@ def beam_search(
         answers.max_fan_out,
         beam_size,
     )
-    rows = parent_BP + jnp.arange(batch)[:, None] * beam_size
-    return beams, reorder(cache, rows.reshape(-1)), step + 1
+    return beams, reorder(cache, parent_BP), step + 1
 
   beams, _, _ = jax.lax.while_loop(
       unfinished, step, (beams, cache, jnp.int32(1))

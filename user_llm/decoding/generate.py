@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from user_llm import partitioning
 from user_llm.decoding import text_beams
 
 _MASKED = -1e30
@@ -105,7 +106,7 @@ def candidates(
   if not top_k and top_p == 1.0:
     return logits_RV
   vocab = logits_RV.shape[-1]
-  largest, _ = jax.lax.top_k(logits_RV, min(top_k or vocab, vocab))
+  largest, _ = partitioning.top_k(logits_RV, min(top_k or vocab, vocab))
   probs = jax.nn.softmax(largest, axis=-1)
   is_kept = jnp.cumsum(probs, axis=-1) - probs < top_p
   least_R1 = jnp.min(
@@ -136,7 +137,7 @@ def generate(
     cache: What `extend` knows of the prompts, with room for `max_tokens` - 1
       tokens in `config.rows(num_texts)` rows a prompt.
     extend: (i32[R] tokens, cache) -> f32[R, V] logits, cache.
-    reorder: (cache, i32[R] rows) -> cache.
+    reorder: (cache, i32[B, N] rows of the same user) -> cache.
     eos_id: Ends a text.
     example_id_B: i32, of each prompt.
     num_texts: Texts wanted a prompt. Without drawing and beams there is only

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from user_llm import partitioning
 from user_llm.decoding import beam_search as answer_beams
 
 
@@ -43,7 +44,7 @@ def _grow(
   # Of the empty place of a beam that is none the length is 0.
   penalty_BP1 = jnp.maximum(length_BP[..., None], 1.0) ** length_penalty
   flat = lambda x: x.reshape(x.shape[0], -1)
-  _, index_BP = jax.lax.top_k(flat(score_BPV / penalty_BP1), size)
+  _, index_BP = partitioning.top_k(flat(score_BPV / penalty_BP1), size)
   score_BP = jnp.take_along_axis(flat(score_BPV), index_BP, axis=1)
   parent_BP, token_BP = index_BP // vocab, index_BP % vocab
   tokens_BPU = jnp.take_along_axis(
@@ -79,7 +80,7 @@ def beam_search(
     logits_BV: f32, of the first token.
     cache: What `extend` knows of the prompts.
     extend: (i32[B * P] tokens, cache) -> f32[B * P, V] logits, cache.
-    reorder: (cache, i32[B * P] rows) -> cache.
+    reorder: (cache, i32[B, P] beams of the same user) -> cache.
     eos_id: Ends a text. The id 0 is padding, not generated.
     beam_size: P.
     max_tokens: U, eos included; what is longer is cut.
@@ -90,7 +91,6 @@ def beam_search(
     log p, NO_SCORE where there are fewer texts.
   """
   batch = logits_BV.shape[0]
-  rows = jnp.arange(batch)[:, None] * beam_size
   # All but one beam are none, so that the first step has no twins.
   is_first_P = jnp.arange(beam_size) == 0
   score_P = jnp.where(is_first_P, 0.0, answer_beams.NO_SCORE)
@@ -109,7 +109,7 @@ def beam_search(
     logits_RV, cache = extend(last_BP.reshape(-1), cache)
     logits_BPV = logits_RV.reshape(batch, beam_size, -1)
     beams, parent_BP = _grow(beams, logits_BPV, eos_id, length_penalty)
-    return beams, reorder(cache, (parent_BP + rows).reshape(-1))
+    return beams, reorder(cache, parent_BP)
 
   def is_going(state: tuple[_Beams, Any]) -> jax.Array:
     beams, _ = state

@@ -59,10 +59,15 @@ def with_room(
   return Cache(prompt, jax.tree.map(room, prompt), slots)
 
 
-def reorder(cache: Cache, rows_R: jax.Array) -> Cache:
-  """Row r of the result is row `rows_R[r]` (of the same user)."""
+def reorder(cache: Cache, parents_BP: jax.Array) -> Cache:
+  """Row p of a user becomes what the user's row `parents_BP[:, p]` was."""
+
+  def take(x: jax.Array) -> jax.Array:
+    # By user, not by row of the batch: devices then keep their users' rows.
+    x_BPUKH = x.reshape(*parents_BP.shape, *x.shape[1:])
+    index = parents_BP[:, :, None, None, None]
+    return jnp.take_along_axis(x_BPUKH, index, axis=1).reshape(x.shape)
+
   groups, rest = cache.added
-  take = lambda axis: lambda x: jnp.take(x, rows_R, axis=axis)
-  return cache._replace(
-      added=(jax.tree.map(take(1), groups), jax.tree.map(take(0), rest))
-  )
+  groups = jax.tree.map(jax.vmap(take), groups)
+  return cache._replace(added=(groups, jax.tree.map(take, rest)))
