@@ -39,6 +39,7 @@ def _plain_loss(h, table, targets):
 @pytest.mark.parametrize('chunks', [1, 2, 4, 8])
 def test_value_and_gradients(monkeypatch, chunks):
   monkeypatch.setattr(losses, 'CHUNK_FLOATS', _B * _V * _L // chunks)
+  monkeypatch.setattr(losses, 'CHUNK_POSITIONS', 1)
   assert losses.num_chunks(_B, _L, _V) == chunks
   h, table, targets = _inputs()
   loss = losses.linear_cross_entropy(h, table, targets, _SIZE)
@@ -59,6 +60,49 @@ def test_value_and_gradients(monkeypatch, chunks):
   dh, dtable = ours[1]
   assert not np.any(dh[targets == 0])
   assert not np.any(dtable[0]) and not np.any(dtable[_SIZE:])
+
+
+@pytest.mark.parametrize('softcap', [0.0, 2.0])
+def test_losses_of_positions(monkeypatch, softcap):
+  """With the padding id as a candidate, in chunks, and none behind the last."""
+  monkeypatch.setattr(losses, 'CHUNK_FLOATS', 1)
+  monkeypatch.setattr(losses, 'CHUNK_POSITIONS', _B)
+  h, table, targets = _inputs()
+  targets[:, 6:] = 0
+  found = losses.token_losses(h, table, targets, (0, _SIZE), softcap)
+
+  def nats(h, table):
+    logits = h @ table[:_SIZE].T
+    if softcap:
+      logits = softcap * jnp.tanh(logits / softcap)
+    logp = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(logp, targets[..., None], axis=-1)[..., 0]
+    return jnp.where(targets > 0, -picked, 0), logits
+
+  want, logits = nats(h, table)
+  np.testing.assert_allclose(found.nats, want, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(found.total, want.sum(), rtol=1e-5)
+  best = np.argmax(np.asarray(logits), axis=-1)
+  np.testing.assert_array_equal(found.correct, (best == targets) & (targets > 0))
+  ours = jax.grad(
+      lambda *x: losses.token_losses(
+          *x, targets, (0, _SIZE), softcap
+      ).total, (0, 1),
+  )(h, table)
+  plain = jax.grad(lambda *x: nats(*x)[0].sum(), (0, 1))(h, table)
+  for mine, theirs in zip(ours, plain):
+    np.testing.assert_allclose(mine, theirs, rtol=2e-5, atol=1e-4)
+
+
+def test_targets_first():
+  h, _, targets = _inputs()
+  moved, first, place = losses.targets_first(h, targets)
+  for b in range(_B):
+    kept = targets[b] > 0
+    np.testing.assert_array_equal(first[b, : kept.sum()], targets[b][kept])
+    np.testing.assert_array_equal(moved[b, : kept.sum()], h[b][kept])
+    assert not np.any(first[b, kept.sum() :])
+    np.testing.assert_array_equal(moved[b][place[b]], h[b])
 
 
 def test_large_logits_stay_finite():
@@ -90,9 +134,10 @@ def test_bfloat16_hidden_states():
     ['batch', 'length', 'vocab', 'chunks'],
     [
         (1, 1, 1, 1),
-        (2, 10, 2**17, 2),  # Five positions fit: 2 * 5 * 2**17 floats.
-        (2, 11, 2**17, 11),  # A prime length is not cut in two.
-        (64, 8, 2**20, 8),  # Not even one position fits.
+        (64, 40, 2**10, 2),  # Twenty positions of each row fit in 2**21.
+        (64, 37, 2**10, 37),  # A prime length is not cut in two.
+        (64, 40, 2**14, 10),  # 256 positions, whatever they take.
+        (512, 8, 2**20, 8),  # Not even one position of each row fits.
     ],
 )
 def test_num_chunks(batch, length, vocab, chunks):

@@ -44,9 +44,7 @@ def _chunks(
 ) -> Iterator[dict[str, np.ndarray]]:
   """Examples, a bounded number at a time, with `candidate` bool[B, I]."""
   items = dataset.log.values['item']
-  table = examples.windows(
-      dataset.log, dataset.split_rule, split, dataset.history_length
-  )
+  table = dataset.table(split)
   num_items = dataset.log.schema['item'].size
   size = max(1, _CHUNK_BYTES // (8 * num_items))
   for start in range(0, len(table), size):

@@ -4,6 +4,7 @@ Shapes: B batch, L length, E embedding, V vocabulary (padded).
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,113 +14,175 @@ from user_llm import partitioning
 # Logits of one chunk, in floats: small enough for a CPU's last-level cache,
 # large enough for its matrix multiplications.
 CHUNK_FLOATS = 2**21
+# Positions of a chunk, even so: the whole table is read for each chunk.
+CHUNK_POSITIONS = 256
+
+
+class TokenLosses(NamedTuple):
+  """Losses of the targets of a batch; 0 and False where there is no target.
+
+  Attributes:
+    total: f32[], the sum of `nats`; gradients go through it alone.
+    nats: f32[B, L], -log p(target).
+    correct: bool[B, L], whether no candidate is likelier.
+  """
+
+  total: jax.Array
+  nats: jax.Array
+  correct: jax.Array
 
 
 def num_chunks(batch: int, length: int, vocab: int) -> int:
-  """The fewest equal parts of `length` whose logits fit CHUNK_FLOATS."""
+  """The fewest equal parts of `length` that are small enough."""
+  floats = max(CHUNK_FLOATS, CHUNK_POSITIONS * vocab)
   for chunks in range(1, length):
-    if length % chunks == 0 and (
-        batch * (length // chunks) * vocab <= CHUNK_FLOATS
-    ):
+    if length % chunks == 0 and batch * (length // chunks) * vocab <= floats:
       return chunks
   return length
 
 
-def _scan_chunks(
+def _token_losses(
     h_BLE: jax.Array,
     table_VE: jax.Array,
     targets_BL: jax.Array,
-    size: int,
+    ids: tuple[int, int],
+    softcap: float,
     with_grads: bool,
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-  """Sum of the losses and, if asked, its gradients, in one pass."""
+) -> tuple[TokenLosses, tuple[jax.Array, jax.Array] | None]:
+  """The losses and, if asked, the gradients of their sum, in one pass."""
   batch, length, _ = h_BLE.shape
   vocab = table_VE.shape[0]
-  chunks = num_chunks(batch, length, vocab)
+  size = length // num_chunks(batch, length, vocab)
   table = table_VE.astype(h_BLE.dtype)
   ids_V = jnp.arange(vocab)
-  valid_V = (ids_V > 0) & (ids_V < size)
+  valid_V = (ids_V >= ids[0]) & (ids_V < ids[1])
+  has_target_L = jnp.any(targets_BL > 0, axis=0)
+  end = jnp.max(jnp.where(has_target_L, jnp.arange(1, length + 1), 0))
 
-  def split(x: jax.Array) -> jax.Array:
-    x = x.reshape(batch, chunks, length // chunks, *x.shape[2:])
-    return jnp.moveaxis(x, 1, 0)
-
-  def chunk(carry, xs):
-    h_BlE, targets_Bl = xs
+  def chunk(i: jax.Array, carry: tuple) -> tuple:
+    losses, grads = carry
+    part = lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size, 1)
+    put = lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i * size, 1)
+    h_BlE, targets_Bl = part(h_BLE), part(targets_BL)
     logits = jnp.einsum(
         'BlE,VE->BlV', h_BlE, table, preferred_element_type=jnp.float32
     )
     logits = partitioning.constrain(
         logits, 'act_batch', 'act_length', 'act_vocab'
     )
+    if softcap:
+      logits = softcap * jnp.tanh(logits / softcap)
     logits = jnp.where(valid_V, logits, -jnp.inf)
-    peak = jnp.max(logits, axis=-1, keepdims=True)
-    unnormalised = jnp.exp(logits - peak)
-    norm = jnp.sum(unnormalised, axis=-1, keepdims=True)
+    peak_Bl = jnp.max(logits, axis=-1)
+    unnormalised = jnp.exp(logits - peak_Bl[..., None])
+    norm_Bl = jnp.sum(unnormalised, axis=-1)
     is_target = ids_V == targets_Bl[..., None]
-    target_logit = jnp.sum(jnp.where(is_target, logits, 0), axis=-1)
-    nll = jnp.log(norm[..., 0]) + peak[..., 0] - target_logit
-    mask = targets_Bl > 0
-    total, dtable = carry
-    total += jnp.sum(jnp.where(mask, nll, 0))
+    target_Bl = jnp.sum(jnp.where(is_target, logits, 0), axis=-1)
+    mask_Bl = targets_Bl > 0
+    nats_Bl = jnp.where(mask_Bl, jnp.log(norm_Bl) + peak_Bl - target_Bl, 0)
+    losses = TokenLosses(
+        losses.total + jnp.sum(nats_Bl),
+        put(losses.nats, nats_Bl),
+        put(losses.correct, mask_Bl & (target_Bl >= peak_Bl)),
+    )
     if not with_grads:
-      return (total, dtable), None
+      return losses, None
     dlogits = jnp.where(
-        mask[..., None], unnormalised / norm - is_target, 0
-    ).astype(h_BlE.dtype)
-    dh_BlE = jnp.einsum('BlV,VE->BlE', dlogits, table)
+        mask_Bl[..., None], unnormalised / norm_Bl[..., None] - is_target, 0
+    )
+    if softcap:
+      slope = 1 - jnp.square(jnp.where(valid_V, logits, 0) / softcap)
+      dlogits *= slope
+    dlogits = dlogits.astype(h_BlE.dtype)
+    dh, dtable = grads
     dtable += jnp.einsum(
         'BlV,BlE->VE', dlogits, h_BlE, preferred_element_type=jnp.float32
     )
-    return (total, dtable), dh_BlE
+    return losses, (put(dh, jnp.einsum('BlV,VE->BlE', dlogits, table)), dtable)
 
-  dtable = jnp.zeros(table_VE.shape if with_grads else (), jnp.float32)
-  (total, dtable), dh = jax.lax.scan(
-      chunk,
-      (jnp.zeros((), jnp.float32), dtable),
-      (split(h_BLE), split(targets_BL)),
+  losses = TokenLosses(
+      jnp.zeros((), jnp.float32),
+      jnp.zeros((batch, length), jnp.float32),
+      jnp.zeros((batch, length), jnp.bool_),
   )
-  if not with_grads:
-    return total, None
-  return total, (jnp.moveaxis(dh, 0, 1).reshape(h_BLE.shape), dtable)
+  grads = None
+  if with_grads:
+    grads = jnp.zeros_like(h_BLE), jnp.zeros(table_VE.shape, jnp.float32)
+  return jax.lax.fori_loop(0, -(-end // size), chunk, (losses, grads))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def linear_cross_entropy(
-    h_BLE: jax.Array, table_VE: jax.Array, targets_BL: jax.Array, size: int
-) -> jax.Array:
-  """Sum of -log softmax(h @ table.T)[target] over the valid targets.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def token_losses(
+    h_BLE: jax.Array,
+    table_VE: jax.Array,
+    targets_BL: jax.Array,
+    ids: tuple[int, int],
+    softcap: float = 0.0,
+) -> TokenLosses:
+  """-log softmax(h @ table.T)[target] of the valid targets.
 
   Positions are taken in chunks whose logits stay in cache, and the gradients
   are made in the same pass as the loss: three matrix products a position and
   one exponential a logit, and never more than one chunk of logits in memory.
   (Chunking the vocabulary instead would need the logits a second time for the
-  backward pass: four products.)
+  backward pass: four products.) Chunks behind the last target are left out; see
+  `targets_first`.
 
   Args:
     h_BLE: Float.
-    table_VE: f32; rows 0 (padding) and >= `size` are no candidates.
+    table_VE: f32.
     targets_BL: i32; 0 means no target here.
-    size: The number of ids, padding included.
+    ids: The candidates are the rows ids[0] .. ids[1] - 1 of the table.
+    softcap: Logits are held within it by a tanh (Gemma 2); 0: none.
 
   Returns:
-    f32[].
+    The losses of the positions, and their sum.
   """
-  return _scan_chunks(h_BLE, table_VE, targets_BL, size, False)[0]
+  return _token_losses(h_BLE, table_VE, targets_BL, ids, softcap, False)[0]
 
 
-def _forward(h_BLE, table_VE, targets_BL, size):
-  return _scan_chunks(h_BLE, table_VE, targets_BL, size, True)
+def _forward(h_BLE, table_VE, targets_BL, ids, softcap):
+  return _token_losses(h_BLE, table_VE, targets_BL, ids, softcap, True)
 
 
-def _backward(size, grads, cotangent):
-  del size
+def _backward(ids, softcap, grads, cotangent):
+  del ids, softcap
   dh_BLE, dtable_VE = grads
   return (
-      (dh_BLE * cotangent).astype(dh_BLE.dtype),
-      dtable_VE * cotangent,
+      (dh_BLE * cotangent.total).astype(dh_BLE.dtype),
+      dtable_VE * cotangent.total,
       None,
   )
 
 
-linear_cross_entropy.defvjp(_forward, _backward)
+token_losses.defvjp(_forward, _backward)
+
+
+def linear_cross_entropy(
+    h_BLE: jax.Array, table_VE: jax.Array, targets_BL: jax.Array, size: int
+) -> jax.Array:
+  """f32[], the sum of `token_losses` over the ids 1 .. size - 1."""
+  return token_losses(h_BLE, table_VE, targets_BL, (1, size)).total
+
+
+def targets_first(
+    h_BLE: jax.Array, targets_BL: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Puts the positions of a row that have a target before the others.
+
+  So that `token_losses` can leave out what prompts and padding would cost.
+  Example: targets [0, 5, 0, 7] become [5, 7, 0, 0].
+
+  Args:
+    h_BLE: Float.
+    targets_BL: i32; 0 means no target here.
+
+  Returns:
+    Both in the new order, and i32[B, L], where each position has gone to.
+  """
+  order_BL = jnp.argsort(targets_BL == 0, axis=1, stable=True)
+  return (
+      jnp.take_along_axis(h_BLE, order_BL[..., None], axis=1),
+      jnp.take_along_axis(targets_BL, order_BL, axis=1),
+      jnp.argsort(order_BL, axis=1),
+  )

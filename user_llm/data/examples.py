@@ -239,6 +239,21 @@ def with_targets(table: Windows, targets: np.ndarray) -> Windows | Subset:
   return Subset(table=table, kept=np.flatnonzero(kept))
 
 
+def evenly_spread(
+    table: Windows | Subset, limit: int | None
+) -> Windows | Subset:
+  """`limit` of the examples at most, as far from each other as can be.
+
+  Example: 3 of 10 are the numbers 0, 3 and 6.
+  """
+  if limit is None or limit >= len(table):
+    return table
+  kept = np.arange(limit) * len(table) // limit
+  if isinstance(table, Subset):
+    return Subset(table=table.table, kept=table.kept[kept])
+  return Subset(table=table, kept=kept)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Texts:
   """Numbered texts that belong to no user.

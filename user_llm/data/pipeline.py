@@ -58,6 +58,7 @@ class Dataset:
       and loses ends in evaluation too.
     review_text: The text of an event that is its review.
     history_as_text: The history as text in the prompt.
+    max_eval_examples: Of a held-out split, evenly spread; None: all.
   """
 
   data_dir: str
@@ -71,6 +72,7 @@ class Dataset:
   text_length: int | None = None
   review_text: str = 'review'
   history_as_text: questions.TextPromptConfig = questions.TextPromptConfig()
+  max_eval_examples: int | None = None
 
   def __post_init__(self):
     if self.task not in tasks.TASKS:
@@ -91,6 +93,12 @@ class Dataset:
       raise ValueError(
           f'TARGETS_PER_EXAMPLE is {self.targets_per_example}; it must be in '
           f'1..{self.history_length}, HISTORY_LENGTH.'
+      )
+    limit = self.max_eval_examples
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+      raise ValueError(
+          f'MAX_EVAL_EXAMPLES is {limit!r}; it must be a positive integer, or '
+          'None for all.'
       )
     if self.has_text != (self.vocabulary is not None):
       raise ValueError(
@@ -196,6 +204,7 @@ class Dataset:
           split_rule=self.split_rule,
           history_length=self.history_length,
           packed=self.packed,
+          max_eval_examples=self.max_eval_examples,
       )
     return tasks.window_splits(
         self.log,
@@ -206,6 +215,7 @@ class Dataset:
         targets_per_example=self.targets_per_example,
         asking=self.asking,
         review_text=self.review_text,
+        max_eval_examples=self.max_eval_examples,
     )
 
   def table(self, split: str) -> examples.Windows | examples.Subset:

@@ -138,14 +138,19 @@ def event_splits(
     split_rule: schema_lib.SplitRule,
     history_length: int,
     packed: bool = True,
+    max_eval_examples: int | None = None,
 ) -> dict[str, Examples]:
-  """Examples of the encoder: packed rows; to evaluate, a row a user."""
+  """Examples of the encoder: packed rows; to evaluate, a row a user.
+
+  `max_eval_examples` of a held-out split at most, evenly spread.
+  """
   rows = examples.packed_rows(log, split_rule, history_length, packed=packed)
   read = windowing.packed_rows_reader(log, modalities, rows)
   splits = {'train': Examples(table=rows, read=read)}
   for split in ('validation', 'test'):
+    table = examples.windows(log, split_rule, split, history_length)
     splits[split] = Examples(
-        table=examples.windows(log, split_rule, split, history_length),
+        table=examples.evenly_spread(table, max_eval_examples),
         read=windowing.windows_reader(log, modalities, seen=True),
     )
   return splits
@@ -192,8 +197,12 @@ def window_splits(
     targets_per_example: int,
     asking: asking_lib.Asking,
     review_text: str,
+    max_eval_examples: int | None = None,
 ) -> dict[str, Examples]:
-  """Examples of the text tasks; several targets a row in training only."""
+  """Examples of the text tasks; several targets a row in training only.
+
+  `max_eval_examples` of a held-out split at most, evenly spread.
+  """
   splits = {}
   for split in ('train', 'validation', 'test'):
     num_targets = targets_per_example if split == 'train' else 1
@@ -201,8 +210,11 @@ def window_splits(
         log, split_rule, split, history_length, num_targets
     )
     targets = _targets(log, task, split_rule, split, table, review_text)
+    table = examples.with_targets(table, targets)
+    if split != 'train':
+      table = examples.evenly_spread(table, max_eval_examples)
     splits[split] = Examples(
-        table=examples.with_targets(table, targets),
+        table=table,
         read=asking_lib.reader(
             log, modalities, asking, targets, seen=split != 'train'
         ),

@@ -245,10 +245,15 @@ class Decoder(nn.Module):
         'act_batch', 'act_length', 'act_vocab',
     )
     ids_V = jnp.arange(logits.shape[-1])
-    valid_V = ids_V < self.config.vocab_size
-    if self.config.zero_token_id:
-      valid_V &= ids_V > 0
+    first, stop = self.config.candidates
+    valid_V = (ids_V >= first) & (ids_V < stop)
     return jnp.where(valid_V, logits, attention.MASKED)
+
+  def token_table(self) -> jax.Array:
+    """f32[V, D]: `logits` are its products, before cap and mask."""
+    if self.config.tied_embeddings:
+      return self.embed.table
+    return self.lm_head.variables['params']['kernel'].T
 
   def prefill(
       self,

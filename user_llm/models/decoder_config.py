@@ -112,6 +112,11 @@ class DecoderConfig:
       )
 
   @property
+  def candidates(self) -> tuple[int, int]:
+    """The tokens that can be predicted: from the first, before the second."""
+    return (1 if self.zero_token_id else 0), self.vocab_size
+
+  @property
   def num_groups(self) -> int:
     """Groups of layers that are scanned, each with a cross-attention."""
     return self.num_layers // self.cross_attention.every

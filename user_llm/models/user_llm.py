@@ -112,19 +112,22 @@ class UserLLM(nn.Module):
     return self.decoder.user_context(user)
 
   def __call__(self, batch: Mapping[str, jax.Array]) -> jax.Array:
-    """Teacher-forced logits.
+    """Reads users and, teacher-forced, questions with their answers.
 
     Args:
       batch: `input_tokens` i32[B, P, T] and what describes the users.
 
     Returns:
-      f32[B, P, T, V].
+      Float [B, P, T, D], to be scored against `token_table`.
     """
     tokens_BPT = batch['input_tokens']
     tokens_RT = tokens_BPT.reshape(-1, tokens_BPT.shape[-1])
     x_RTD, _ = self.decoder(tokens_RT, self.user_context(batch))
-    logits = self.decoder.logits(x_RTD)
-    return logits.reshape(*tokens_BPT.shape[:2], *logits.shape[1:])
+    return x_RTD.reshape(*tokens_BPT.shape, -1)
+
+  def token_table(self) -> jax.Array:
+    """f32[V, D], see `Decoder.token_table`."""
+    return self.decoder.token_table()
 
   def prefill(
       self, batch: Mapping[str, jax.Array], rows: int, capacity: int

@@ -11,6 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from user_llm import losses
 from user_llm.decoding import beam_search
 from user_llm.decoding import generate
 from user_llm.decoding import trie
@@ -54,21 +55,28 @@ class ConditionedLM:
       params: objective_lib.Params,
       batch: objective_lib.Batch,
       rng: jax.Array | None,
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """-log p(token), is it the most likely, and its weight: f32[B, P, T]."""
-    logits_BPTV = self.module.apply(
-        {'params': params},
-        batch,
-        rngs=None if rng is None else {'dropout': rng},
+  ) -> losses.TokenLosses:
+    """Losses of the answers' tokens, with leading axes [B, P, T]."""
+    variables = {'params': params}
+    x_BPTD = self.module.apply(
+        variables, batch, rngs=None if rng is None else {'dropout': rng}
     )
-    is_target = (
-        jnp.arange(logits_BPTV.shape[-1]) == batch['target_tokens'][..., None]
+    table_VD = self.module.apply(variables, method='token_table')
+    shape = x_BPTD.shape[:3]
+    targets_BPT = jnp.where(
+        batch['loss_weights'] > 0, batch['target_tokens'], 0
     )
-    # Not a gather, whose gradient is a slow scatter on CPU.
-    target_BPT = jnp.sum(jnp.where(is_target, logits_BPTV, 0), axis=-1)
-    nats_BPT = jax.nn.logsumexp(logits_BPTV, axis=-1) - target_BPT
-    correct_BPT = target_BPT >= jnp.max(logits_BPTV, axis=-1)
-    return nats_BPT, correct_BPT, batch['loss_weights']
+    # The head is dear: only answers meet it, not questions or histories.
+    h_BLD, targets_BL, place_BL = losses.targets_first(
+        x_BPTD.reshape(shape[0], -1, x_BPTD.shape[-1]),
+        targets_BPT.reshape(shape[0], -1),
+    )
+    decoder = self.model.decoder
+    found = losses.token_losses(
+        h_BLD, table_VD, targets_BL, decoder.candidates, decoder.logits_softcap
+    )
+    back = lambda x: jnp.take_along_axis(x, place_BL, axis=1).reshape(shape)
+    return found._replace(nats=back(found.nats), correct=back(found.correct))
 
   def loss(
       self,
@@ -77,16 +85,17 @@ class ConditionedLM:
       rng: jax.Array | None,
   ) -> objective_lib.Loss:
     """Mean over answer tokens; `answer_nats` is -log p of whole answers."""
-    nats_BPT, correct_BPT, weights_BPT = self._score(params, batch, rng)
-    total = jnp.sum(nats_BPT * weights_BPT)
-    weight = jnp.sum(weights_BPT)
-    answers = jnp.sum(jnp.any(weights_BPT > 0, axis=-1), dtype=jnp.float32)
+    found = self._score(params, batch, rng)
+    is_target_BPT = batch['loss_weights'] > 0
+    weight = jnp.sum(is_target_BPT, dtype=jnp.float32)
+    answers = jnp.sum(jnp.any(is_target_BPT, axis=-1), dtype=jnp.float32)
+    correct = jnp.sum(found.correct, dtype=jnp.float32)
     return objective_lib.Loss(
-        total,
+        found.total,
         weight,
         {
-            'accuracy': (jnp.sum(correct_BPT * weights_BPT), weight),
-            'answer_nats': (total, answers),
+            'accuracy': (correct, weight),
+            'answer_nats': (found.total, answers),
         },
     )
 
@@ -94,8 +103,8 @@ class ConditionedLM:
       self, params: objective_lib.Params, batch: objective_lib.Batch
   ) -> dict[str, jax.Array]:
     """f32[B, P] `answer_nats`, -log p(answer) of the batch's own answers."""
-    nats_BPT, _, weights_BPT = self._score(params, batch, None)
-    return {'answer_nats': jnp.sum(nats_BPT * weights_BPT, axis=-1)}
+    found = self._score(params, batch, None)
+    return {'answer_nats': jnp.sum(found.nats, axis=-1)}
 
 
 def beam_search_answers(
