@@ -33,6 +33,7 @@ AXIS_RULES: Mapping[str, str | tuple[str, ...] | None] = {
     'layers': None,
     'features': None,
     'latents': None,
+    'lora': None,
     'positions': None,
     # Activations.
     'act_batch': _BATCH_AXES,

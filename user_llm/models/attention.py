@@ -4,6 +4,7 @@ Shapes: B batch, T queries, S keys, D width, N heads, K KV heads, G = N / K
 query heads a KV head, H head width.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -110,6 +111,7 @@ class Projections(nn.Module):
     features: Width of the output.
     qkv_bias: Whether q, k and v have a bias.
     out_init: Of the output kernel.
+    dense: Makes the projections.
   """
 
   num_heads: int
@@ -118,15 +120,16 @@ class Projections(nn.Module):
   features: int
   qkv_bias: bool = False
   out_init: layers.Initializer = layers.kernel_init
+  dense: Callable[..., layers.Dense] = layers.Dense
 
   def setup(self) -> None:
     kv_features = self.num_kv_heads * self.head_dim
-    self.q = layers.Dense(
+    self.q = self.dense(
         self.num_heads * self.head_dim, ('embed', 'heads'), self.qkv_bias
     )
-    self.k = layers.Dense(kv_features, ('embed', 'kv_heads'), self.qkv_bias)
-    self.v = layers.Dense(kv_features, ('embed', 'kv_heads'), self.qkv_bias)
-    self.o = layers.Dense(
+    self.k = self.dense(kv_features, ('embed', 'kv_heads'), self.qkv_bias)
+    self.v = self.dense(kv_features, ('embed', 'kv_heads'), self.qkv_bias)
+    self.o = self.dense(
         self.features, ('heads', 'embed'), init=self.out_init
     )
 

@@ -41,7 +41,8 @@ class DecoderLayer(nn.Module):
     config = self.config
     proj = attention.Projections(
         config.num_heads, config.num_kv_heads, config.head_dim,
-        config.embed_dim, config.qkv_bias, name='attention',
+        config.embed_dim, config.qkv_bias, dense=config.lora.dense,
+        name='attention',
     )
     q, kv = proj.query(x_RTD), proj.key_value(x_RTD)
     if config.qk_norm:
@@ -77,9 +78,9 @@ class DecoderLayer(nn.Module):
         _norm(config, 'attention_norm')(x_RTD), cache, slots, where
     )
     x_RTD = add(x_RTD, y_RTD, 'attention_post_norm')
-    y_RTD = layers.MLP(config.mlp_dim, config.activation, name='mlp')(
-        _norm(config, 'mlp_norm')(x_RTD)
-    )
+    y_RTD = layers.MLP(
+        config.mlp_dim, config.activation, dense=config.lora.dense, name='mlp'
+    )(_norm(config, 'mlp_norm')(x_RTD))
     x_RTD = add(x_RTD, y_RTD, 'mlp_post_norm')
     x_RTD = partitioning.constrain(
         x_RTD, 'act_batch', 'act_length', 'act_embed'
@@ -229,6 +230,7 @@ class Decoder(nn.Module):
     x_RTD = self.norm(x_RTD)
     if self.is_initializing():
       self.logits(x_RTD)
+      config.lora.check(self.variables['params'])
     return x_RTD, (kv, rest_kv) if keep_kv else None
 
   def logits(self, x_RTD: jax.Array) -> jax.Array:

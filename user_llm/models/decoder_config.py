@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 
 from user_llm.models import cross_attention as cross_attention_lib
+from user_llm.models import lora as lora_lib
 from user_llm.models import positions as positions_lib
 
 
@@ -40,6 +41,7 @@ class DecoderConfig:
     norm_epsilon: Of every norm.
     dropout_rate: On the outputs of attention and feed-forward.
     cross_attention: Where and how users are read.
+    lora: Which kernels have a low-rank update.
     scan_unroll: Groups that one iteration of the scan runs.
     remat: Whether to recompute a group's activations in the backward pass.
   """
@@ -69,6 +71,7 @@ class DecoderConfig:
   cross_attention: cross_attention_lib.CrossAttentionConfig = (
       cross_attention_lib.CrossAttentionConfig()
   )
+  lora: lora_lib.LoraConfig | lora_lib.NoLoraConfig = lora_lib.NoLoraConfig()
   scan_unroll: int = 1
   remat: bool = False
 

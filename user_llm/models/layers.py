@@ -106,24 +106,26 @@ class MLP(nn.Module):
     features: Size F of the hidden layer.
     activation: Of the gate (gated) or of the hidden layer (plain).
     gated: `down(act(gate(x)) * up(x))` instead of `down(act(up(x)))`.
+    dense: Makes its `Dense`s.
   """
 
   features: int
   activation: Callable[[jax.Array], jax.Array] = nn.silu
   gated: bool = True
+  dense: Callable[..., Dense] = Dense
 
   @nn.compact
   def __call__(self, x_BLD: jax.Array) -> jax.Array:
-    h_BLF = Dense(self.features, ('embed', 'mlp'), name='up')(x_BLD)
+    h_BLF = self.dense(self.features, ('embed', 'mlp'), name='up')(x_BLD)
     if self.gated:
-      gate = Dense(self.features, ('embed', 'mlp'), name='gate')(x_BLD)
+      gate = self.dense(self.features, ('embed', 'mlp'), name='gate')(x_BLD)
       h_BLF = self.activation(gate) * h_BLF
     else:
       h_BLF = self.activation(h_BLF)
     h_BLF = partitioning.constrain(
         h_BLF, 'act_batch', 'act_length', 'act_mlp'
     )
-    return Dense(x_BLD.shape[-1], ('mlp', 'embed'), name='down')(h_BLF)
+    return self.dense(x_BLD.shape[-1], ('mlp', 'embed'), name='down')(h_BLF)
 
 
 def _mix(x: jax.Array) -> jax.Array:

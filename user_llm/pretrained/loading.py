@@ -20,6 +20,7 @@ from user_llm.data import tokenizer
 from user_llm.models import cross_attention as cross_attention_lib
 from user_llm.models import decoder
 from user_llm.models import decoder_config
+from user_llm.models import lora as lora_lib
 from user_llm.pretrained import families
 from user_llm.pretrained import gguf_file
 from user_llm.pretrained import hugging_face
@@ -75,6 +76,7 @@ def load_config(
     cross_attention: cross_attention_lib.CrossAttentionConfig = (
         cross_attention_lib.CrossAttentionConfig()
     ),
+    lora: lora_lib.LoraConfig | lora_lib.NoLoraConfig = lora_lib.NoLoraConfig(),
     dropout_rate: float = 0.0,
     scan_unroll: int = 1,
     remat: bool = False,
@@ -86,7 +88,8 @@ def load_config(
     vocabulary: Tokenizer that will be used with it; None: the weights' own if
       they have one.
     cross_attention: Where and how users are read.
-    dropout_rate: See `DecoderConfig`.
+    lora: See `DecoderConfig`.
+    dropout_rate: Likewise.
     scan_unroll: Likewise.
     remat: Likewise.
 
@@ -105,6 +108,7 @@ def load_config(
       **fields,
       zero_token_id=zero_token_id,
       cross_attention=cross_attention,
+      lora=lora,
       dropout_rate=dropout_rate,
       scan_unroll=scan_unroll,
       remat=remat,
@@ -117,7 +121,7 @@ def load_params(
     mesh: jax.sharding.Mesh | None = None,
     dtype: Any = None,
 ) -> dict[str, Any]:
-  """Parameters of a `Decoder`, without those of its cross-attentions.
+  """Parameters of a `Decoder`, without cross-attentions and LoRA.
 
   Args:
     path: See `open_source`.
@@ -222,13 +226,13 @@ class Pretrained:
     path: See `open_source`.
     config: Of the decoder.
     prefix: Path of the decoder's parameters in the model.
-    new: Regexes of parameters under the prefix that start anew.
+    new: Regexes of parameters under the prefix that start anew, if there are.
   """
 
   path: str
   config: decoder_config.DecoderConfig
   prefix: str = 'decoder'
-  new: tuple[str, ...] = ('.*/cross_attention/.*',)
+  new: tuple[str, ...] = ('.*/(cross_attention|lora_[ab])/',)
 
   def load(
       self, params: Mapping[str, Any], identity: Mapping[str, str]
