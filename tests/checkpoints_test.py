@@ -1,6 +1,7 @@
 """Saved and restored bit by bit, on any mesh; what does not fit is refused."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -123,6 +124,28 @@ def test_init_from(tiny_dataset, trained, tmp_path):
   assert identity == {
       **_IDENTITY, 'frozen': checkpoints_lib.digest(frozen)
   }
+
+
+def test_frozen_parameters_are_rounded_and_still_the_same(
+    tiny_dataset, trained, tmp_path
+):
+  """So that a run can go on, or be evaluated, where they are not rounded."""
+  source = checkpoints_lib.InitFrom(
+      path=str(trained[0]), prefix='user_encoder'
+  )
+  found = {}
+  for dtype in (np.float32, jnp.bfloat16):
+    trainer = _trainer(
+        tiny_dataset, trainable=('!.*embeds', '.*'), frozen_dtype=dtype
+    )
+    found[dtype] = _restored(trainer, tiny_dataset, tmp_path, [source])
+  (exact, identity), (rounded, same) = found.values()
+  assert same == identity
+  for path, value in _flat(rounded.frozen).items():
+    assert value.dtype == jnp.bfloat16
+    want = _flat(exact.frozen)[path].astype(jnp.bfloat16)
+    np.testing.assert_array_equal(value, want)
+  _assert_equal(rounded.trainable, exact.trainable)
 
 
 def test_init_from_a_part(tiny_dataset, trained, tmp_path):

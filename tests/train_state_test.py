@@ -1,5 +1,8 @@
 """Which parameters train: the first pattern that matches decides."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from user_llm import train_state
@@ -56,3 +59,20 @@ def test_flatten():
   flat = train_state.flatten(_PARAMS)
   assert flat['decoder/groups/gate'] == 3
   assert train_state.unflatten(flat) == _PARAMS
+
+
+@pytest.mark.parametrize(
+    ['path', 'is_large'],
+    [('a/q/kernel', True), ('embed/table', True), ('norm/scale', False),
+     ('a/q/bias', False), ('cross_attention/gate', False)],
+)
+def test_large_frozen_parameters_are_rounded(path, is_large):
+  value = np.float32([1, 1 + 2**-8, 1 + 3 * 2**-8])
+  # bfloat16 has 8 bits: ties go to the even one.
+  want = np.float32([1, 1, 1 + 2**-6]) if is_large else value
+  for x in (value, jnp.asarray(value)):
+    found = train_state.rounded(path, x, jnp.bfloat16)
+    np.testing.assert_array_equal(np.asarray(found, np.float32), want)
+  shape = jax.ShapeDtypeStruct((3,), np.float32)
+  found = train_state.rounded(path, shape, jnp.bfloat16)
+  assert found.dtype == (jnp.bfloat16 if is_large else np.float32)

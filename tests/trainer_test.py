@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -149,6 +150,24 @@ def test_frozen_parameters(tiny_dataset):
       x.size for x in jax.tree.leaves(last.opt_state) if np.ndim(x) > 0
   )
   assert memory == 2 * sum(x.size for x in trained.values())
+
+
+def test_frozen_parameters_may_be_rounded(tiny_dataset, monkeypatch):
+  fields = dict(trainable=('user_encoder/blocks',))
+  exact, _, _ = _run(_trainer(tiny_dataset, **fields), tiny_dataset)
+  trainer = _trainer(tiny_dataset, **fields, frozen_dtype=jnp.bfloat16)
+  found, _, last = _run(trainer, tiny_dataset)
+  table = last.frozen['user_encoder']['embeds_item']['table']
+  assert table.dtype == jnp.bfloat16
+  assert {x.dtype for x in jax.tree.leaves(last.trainable)} == {np.dtype('f4')}
+  for mine, theirs in zip(found, exact, strict=True):
+    assert mine['loss'] != theirs['loss']
+    np.testing.assert_allclose(mine['loss'], theirs['loss'], rtol=1e-2)
+  # By default as they are computed with: not on CPU, but on accelerators.
+  for backend, dtype in (('cpu', np.float32), ('tpu', jnp.bfloat16)):
+    monkeypatch.setattr(jax, 'default_backend', lambda b=backend: b)
+    trainer = trainer_lib.Trainer(objective=None, optimizer=None, mesh=None)
+    assert trainer.frozen_dtype == dtype
 
 
 def test_select_batch():

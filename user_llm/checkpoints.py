@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -228,25 +229,39 @@ class InitFrom:
 
 
 def digest(params: Mapping[str, Any]) -> str:
-  """16 hex digits of a SHA-256 over parameters by path."""
+  """16 hex digits of a SHA-256 over frozen parameters by path.
+
+  A run that goes on elsewhere has the same: some devices hold them rounded.
+  """
   sha = hashlib.sha256()
   for path, value in sorted(params.items()):
     sha.update(path.encode())
-    sha.update(np.ascontiguousarray(jax.device_get(value)).tobytes())
+    value = train_state.rounded(path, jax.device_get(value), jnp.bfloat16)
+    sha.update(np.ascontiguousarray(value).tobytes())
   return sha.hexdigest()[:16]
 
 
 def place(
-    state: train_state.TrainState, values: Mapping[str, np.ndarray]
+    state: train_state.TrainState,
+    values: Mapping[str, np.ndarray | jax.Array],
 ) -> train_state.TrainState:
-  """The state with some parameters (by path) replaced, on its shardings."""
+  """The state with some parameters (by path) replaced.
+
+  Values on the host take the state's shardings and dtypes; what is a JAX array
+  has them.
+  """
+
+  def placed(value: np.ndarray | jax.Array, like: jax.Array) -> jax.Array:
+    if isinstance(value, jax.Array):
+      return value
+    return jax.make_array_from_callback(
+        like.shape, like.sharding, lambda index: value[index].astype(like.dtype)
+    )
 
   def replaced(params: Any) -> Any:
     flat = train_state.flatten(params)
     return train_state.unflatten({
-        path: jax.make_array_from_callback(
-            old.shape, old.sharding, lambda i, v=values[path]: v[i]
-        ) if path in values else old
+        path: placed(values[path], old) if path in values else old
         for path, old in flat.items()
     })
 
@@ -279,7 +294,7 @@ def restore_or_initialise(
   """
   state = trainer.init_state(batch_spec)
   flat = train_state.flatten(train_state.merge(state.trainable, state.frozen))
-  values: dict[str, np.ndarray] = {}
+  values: dict[str, np.ndarray | jax.Array] = {}
   for source in init_from:
     values.update(source.load(flat, identity))
   if values:

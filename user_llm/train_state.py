@@ -12,6 +12,10 @@ import jax
 
 Params = Any
 
+# What models round to the compute dtype wherever they read it, by name. Norms,
+# biases and gates, which are small, are read in float32.
+_ROUNDED = ('kernel', 'table')
+
 
 class TrainState(NamedTuple):
   """All that a step changes, and the frozen parameters beside it.
@@ -75,6 +79,17 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
         + f'; parameters start with {", ".join(modules)}.'
     )
   return unflatten(trainable), unflatten(frozen)
+
+
+def rounded(path: str, x: Any, dtype: Any) -> Any:
+  """A frozen parameter (or its shape) as it is held: large ones in `dtype`.
+
+  Where that is the compute dtype, models read the very same values.
+  """
+  if path.rsplit('/', 1)[-1] not in _ROUNDED:
+    return x
+  is_shape = isinstance(x, jax.ShapeDtypeStruct)
+  return x.update(dtype=dtype) if is_shape else x.astype(dtype)
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

@@ -12,6 +12,7 @@ import optax
 
 from user_llm import partitioning
 from user_llm import train_state
+from user_llm.models import layers
 from user_llm.objectives import objective as objective_lib
 
 Batch = Mapping[str, jax.Array]
@@ -29,6 +30,7 @@ class Trainer:
     trainable: Path regexes, see `train_state.split`.
     num_microbatches: Parts of a batch whose gradients are added up.
     seed: Of the initialisation and of each step's RNG, fold_in(seed, step).
+    frozen_dtype: Of the large frozen parameters, see `train_state.rounded`.
   """
 
   objective: objective_lib.Objective
@@ -37,6 +39,7 @@ class Trainer:
   trainable: Sequence[str] = ('.*',)
   num_microbatches: int = 1
   seed: int = 0
+  frozen_dtype: Any = dataclasses.field(default_factory=layers.compute_dtype)
 
   def abstract_state(
       self, batch_spec: Mapping[str, Any]
@@ -45,7 +48,7 @@ class Trainer:
     boxed = jax.eval_shape(self.objective.init, jax.random.key(0), batch_spec)
     shardings = partitioning.param_shardings(boxed, self.mesh)
     params = jax.tree.map(_with_sharding, partitioning.unbox(boxed), shardings)
-    trainable, frozen = train_state.split(params, self.trainable)
+    trainable, frozen = self._split(params)
     opt_state = jax.eval_shape(self.optimizer.init, trainable)
     opt_shardings = partitioning.state_shardings(
         opt_state,
@@ -72,7 +75,7 @@ class Trainer:
       params = partitioning.unbox(
           self.objective.init(jax.random.key(self.seed), zeros)
       )
-      trainable, frozen = train_state.split(params, self.trainable)
+      trainable, frozen = self._split(params)
       return train_state.TrainState(
           step=jnp.zeros((), jnp.int32),
           trainable=trainable,
@@ -82,6 +85,14 @@ class Trainer:
 
     with jax.set_mesh(self.mesh):
       return jax.jit(make, out_shardings=_shardings(abstract))()
+
+  def _split(self, params: Any) -> tuple[Any, Any]:
+    """Parameters (or shapes) that train, in float32, and those that do not."""
+    trainable, frozen = train_state.split(params, self.trainable)
+    return trainable, train_state.unflatten({
+        path: train_state.rounded(path, x, self.frozen_dtype)
+        for path, x in train_state.flatten(frozen).items()
+    })
 
   def init_opt_state(
       self, state: train_state.TrainState
