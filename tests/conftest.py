@@ -38,6 +38,15 @@ def tiny_vocabulary(tiny_dataset, tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope='session')
+def tiny_weights(tiny_vocabulary, tmp_path_factory) -> str:
+  """A pretrained decoder, as Hugging Face has it, with that vocabulary."""
+  import small_weights
+
+  path = tmp_path_factory.mktemp('weights') / 'tiny'
+  return small_weights.write(str(path), tiny_vocabulary)
+
+
+@pytest.fixture(scope='session')
 def compilation_cache(tmp_path_factory):
   """Compiles equal programs once, for tests that run training many times."""
   import jax

@@ -13,11 +13,13 @@ from user_llm import partitioning
 from user_llm import train
 from user_llm import train_state
 from user_llm import trainer
+from user_llm.models import lora
 
 _ROOT = gin_utils.DEFAULT_SEARCH_PATH
 _FILES = sorted(p.relative_to(_ROOT).as_posix() for p in _ROOT.rglob('*.gin'))
 _RUNS = [name for name in _FILES if name.startswith('runs/')]
 _EXPERIMENTS = [name for name in _FILES if name.startswith('experiments/')]
+_STRATEGIES = [name for name in _FILES if name.startswith('strategies/')]
 
 
 @pytest.fixture(autouse=True)
@@ -95,25 +97,37 @@ def test_an_experiment_is_complete(gin_file):
 def test_an_experiment_can_be_used(gin_file):
   own = _parse(gin_file)
   macros = {key for key in own if '.' not in key and '/' not in key}
-  for mode in ('evaluate', 'infer', 'embed'):
+  for mode in ('evaluate', 'infer', 'embed', 'export'):
     if f'runs/{mode}.gin' in _RUNS:
       bindings = _parse(f'runs/{mode}.gin')
   # A macro that nothing uses is most often a misspelt one.
   assert macros <= _references(bindings)
 
 
-@pytest.mark.parametrize('gin_file', _EXPERIMENTS)
-def test_an_experiment_builds(gin_file, tiny_dataset, tiny_vocabulary):
-  """Shapes, shardings and what trains, on the tiny dataset."""
-  bindings = _parse(gin_file)
-  values = {name: 'set' for name in _required(bindings)}
-  values |= {'DATA_DIR': tiny_dataset, 'SPLIT_RULE': 'leave_one_out'}
-  if 'VOCABULARY' in bindings:
-    values['VOCABULARY'] = tiny_vocabulary
-  gin.clear_config()
-  gin_utils.load_config(
-      [gin_file], [f'{name}="{value}"' for name, value in values.items()]
-  )
+@pytest.fixture(name='build')
+def _build(tiny_dataset, tiny_vocabulary, tiny_weights):
+  """Checks shapes, shardings and what trains, on the tiny dataset."""
+  tiny = {
+      'DATA_DIR': tiny_dataset,
+      'VOCABULARY': tiny_vocabulary,
+      'WEIGHTS': tiny_weights,
+  }
+
+  def build(*gin_files):
+    for gin_file in gin_files:
+      bindings = _parse(gin_file)
+    values = {name: tiny.get(name, 'set') for name in _required(bindings)}
+    values['SPLIT_RULE'] = 'leave_one_out'
+    gin.clear_config()
+    gin_utils.load_config(
+        gin_files, [f'{name}="{value}"' for name, value in values.items()]
+    )
+    _check_built()
+
+  return build
+
+
+def _check_built():
   objective, batch_size = _value('OBJECTIVE'), _value('BATCH_SIZE')
   batch = trainer.select_batch(
       _value('DATASET').batch_spec('train', batch_size), objective.batch_keys
@@ -134,3 +148,22 @@ def test_an_experiment_builds(gin_file, tiny_dataset, tiny_vocabulary):
       assert any(re.match(regex, path) for path in flat)
   for name in ('EVALUATORS', 'TEST_EVALUATORS'):
     train.check_evaluators(_value(name), objective, batch_size)
+
+
+@pytest.mark.parametrize('gin_file', _EXPERIMENTS)
+def test_an_experiment_builds(gin_file, build):
+  build(gin_file)
+
+
+@pytest.mark.parametrize('strategy', _STRATEGIES)
+@pytest.mark.parametrize(
+    'change', ['models/no_resampler.gin', 'models/decoder_pretrained.gin']
+)
+def test_a_strategy_fits_what_is_changed_in_an_experiment(
+    strategy, change, build
+):
+  build('experiments/quickstart_synthetic/contextualize.gin', change, strategy)
+  model = _value('OBJECTIVE').model
+  is_pretrained = 'pretrained' in change
+  assert model.decoder.num_layers == (4 if is_pretrained else 2)
+  assert (model.decoder.lora == lora.LoraConfig()) == ('lora' in strategy)

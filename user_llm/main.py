@@ -1,4 +1,4 @@
-"""The one binary: `python -m user_llm.main {train|evaluate|infer|embed} ...`.
+"""The one binary: `python -m user_llm.main MODE ...`, see `--help`.
 
   python -m user_llm.main train --gin_file=experiments/x.gin \
       --gin.NUM_STEPS=1000 --workdir=runs/x
@@ -30,7 +30,7 @@ _NOT_FINITE = 44
 # Entry functions by mode, imported only when needed: the help stays fast.
 _ENTRY_POINTS = {
     mode: f'user_llm.{mode}:{mode}'
-    for mode in ('train', 'evaluate', 'infer', 'embed')
+    for mode in ('train', 'evaluate', 'infer', 'embed', 'export')
 }
 # A path that the user named, such as --output, cannot be used.
 _PATH_ERRORS = (
@@ -45,6 +45,7 @@ _MODE_HELP = {
     'evaluate': 'measure the checkpoint of a workdir',
     'infer': 'answer questions about users, JSONL in and out',
     'embed': 'write user embeddings, JSONL in',
+    'export': "write a workdir's decoder as Hugging Face's libraries read it",
 }
 
 
@@ -110,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
     if mode in ('infer', 'embed'):
       sub.add_argument('--input', required=True, help='users, JSONL')
       sub.add_argument('--output', required=True, help='file to write')
+    if mode == 'export':
+      sub.add_argument('--output', required=True, help='directory to write')
     sub.epilog = 'Any --gin.NAME=VALUE sets a macro of the gin files.'
   return parser
 

@@ -14,6 +14,7 @@ from safetensors import numpy as safetensors_numpy
 from user_llm import partitioning
 from user_llm import train_state
 from user_llm.models import cross_attention
+from user_llm.models import lora
 from user_llm.pretrained import exporting
 from user_llm.pretrained import hugging_face
 from user_llm.pretrained import layout
@@ -93,7 +94,7 @@ def test_an_export_has_the_very_same_tensors(family, tmp_path):
   assert loading.load_config(path=str(tmp_path), cross_attention=_CROSS) == (
       config
   )
-  with pytest.raises(ValueError, match='has weights already'):
+  with pytest.raises(ValueError, match='exists already'):
     exporting.export(params, config, str(tmp_path))
 
 
@@ -205,12 +206,21 @@ def test_a_run_takes_what_the_weights_have_and_starts_the_rest_anew():
   }
   others = {
       'decoder/groups/cross_attention/gate': np.zeros(2),
+      'decoder/rest/layers_0/mlp/up/lora_a/kernel': np.zeros((8, 2)),
       'projection/kernel': np.zeros((2, 2)),
   }
   got = weights.load({**inside, **others}, {})
   assert got.keys() == inside.keys()
-  with pytest.raises(ValueError, match=r"\['groups/layers_0/lora'\]"):
-    weights.load({**inside, 'decoder/groups/layers_0/lora': np.zeros(2)}, {})
+  with pytest.raises(ValueError, match=r"\['groups/layers_0/bias'\]"):
+    weights.load({**inside, 'decoder/groups/layers_0/bias': np.zeros(2)}, {})
+
+
+def test_weights_have_no_lora():
+  config = _config('qwen2', lora=lora.LoraConfig())
+  assert config.lora == lora.LoraConfig()
+  got = loading.load_params(str(_TINY / 'qwen2'), config)
+  want = loading.load_params(str(_TINY / 'qwen2'), _config('qwen2'))
+  jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def test_a_directory_is_read_lazily_and_named_as_one():

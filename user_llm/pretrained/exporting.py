@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -10,9 +11,22 @@ import numpy as np
 from user_llm import train_state
 from user_llm.data import tokenizer
 from user_llm.models import decoder_config
+from user_llm.models import lora
 from user_llm.pretrained import families
 from user_llm.pretrained import hugging_face
 from user_llm.pretrained import layout
+
+
+def check(config: decoder_config.DecoderConfig, path: str) -> dict[str, Any]:
+  """The config.json of a decoder that can be written to a path.
+
+  Raises:
+    ValueError: there is something already, or no family is such a decoder.
+  """
+  folder = pathlib.Path(path)
+  if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    raise ValueError(f'{path} exists already; name another directory.')
+  return families.hf_config(config)
 
 
 def export(
@@ -24,22 +38,22 @@ def export(
     dtype: Any = None,
     shard_bytes: int = 2 * 10**9,
 ) -> None:
-  """Writes config.json, safetensors and the tokenizer.
+  """Writes config.json, safetensors and the tokenizer, LoRA merged.
 
   Args:
     params: Of a `Decoder`; its cross-attentions have no place there and are
       left out.
     config: Of it.
-    path: Directory to make.
+    path: Directory to make, whole or not at all.
     tokenizer_from: Weights (or a tokenizer) whose tokenizer goes with it.
     dtype: To write; None: as the parameters are.
     shard_bytes: Where a file ends and the next begins.
 
   Raises:
-    ValueError: there are weights already, or no family is such a decoder.
+    ValueError: see `check`; or there is no such tokenizer.
   """
-  raw = families.hf_config(config)
-  flat = train_state.flatten(params)
+  raw = check(config, path)
+  flat = train_state.flatten(lora.merge(params, config.lora))
   vocab_size = config.vocab_size
   norm_offset = families.norm_offset(raw)
 
@@ -53,10 +67,16 @@ def export(
 
   if 0 < config.zero_token_id == vocab_size - 1:
     raw['vocab_size'] -= 1
-  folder = pathlib.Path(path)
   found = tokenizer_from and tokenizer.load(tokenizer_from)
   if found:
     raw |= found.specials._asdict()
-  hugging_face.write(folder, raw, tensors(), shard_bytes)
-  if found:
-    found.write(folder)
+  folder = pathlib.Path(path)
+  partial = folder.with_name(f'{folder.name}.partial')
+  shutil.rmtree(partial, ignore_errors=True)  # Of an export that was killed.
+  try:
+    hugging_face.write(partial, raw, tensors(), shard_bytes)
+    if found:
+      found.write(partial)
+    partial.rename(folder)
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)

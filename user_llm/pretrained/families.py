@@ -158,10 +158,12 @@ def hf_config(config: decoder_config.DecoderConfig) -> dict[str, Any]:
   if families == ['gemma3_text'] and local:
     raw['rope_local_base_freq'] = local.base
   fields = decoder_fields(raw, 'Export') if families else {}
-  if differences(fields, config) or not families:
+  odd = differences(fields, config) if families else list(mine)
+  if odd:
     raise ValueError(
-        f'No family of {", ".join(_FEATURES)} is a decoder like this; it '
-        'cannot be exported.'
+        f'No family of {", ".join(_FEATURES)} is a decoder with '
+        + ', '.join(f'{name}={getattr(config, name)!r}' for name in odd)
+        + '; it cannot be exported.'
     )
   return {**raw, 'architectures': [_ARCHITECTURES[families[0]]]}
 

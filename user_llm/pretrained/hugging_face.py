@@ -102,14 +102,12 @@ def write(
   """Writes a directory, holding one shard at a time.
 
   Args:
-    path: To make; refused if it has weights.
+    path: To make.
     config: For config.json.
     tensors: Names and values.
     shard_bytes: A shard is closed when it has as many.
   """
-  path.mkdir(parents=True, exist_ok=True)
-  if any(path.glob('*.safetensors')):
-    raise ValueError(f'{path} has weights already; name another directory.')
+  path.mkdir(parents=True)
   shards: list[list[str]] = []
   part: dict[str, np.ndarray] = {}
   total_bytes = 0

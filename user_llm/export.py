@@ -1,0 +1,87 @@
+"""The entry function `export`: a workdir's decoder for other programs."""
+
+from collections.abc import Sequence
+
+from user_llm import checkpoints as checkpoints_lib
+from user_llm import optimizers
+from user_llm import partitioning
+from user_llm import restore
+from user_llm.data import pipeline
+from user_llm.objectives import conditioned_lm
+from user_llm.objectives import objective as objective_lib
+from user_llm.pretrained import exporting
+
+_DTYPES = ('float32', 'bfloat16')
+
+
+def export(
+    *,
+    workdir: str,
+    output: str,
+    objective: objective_lib.Objective,
+    dataset: pipeline.Dataset | pipeline.Mixture,
+    optimizer: optimizers.AdamW,
+    num_steps: int,
+    batch_size: int,
+    seed: int = 0,
+    trainable: Sequence[str] = ('.*',),
+    init_from: Sequence[checkpoints_lib.InitFrom] = (),
+    mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
+    step: int | None = None,
+    tokenizer: str | None = None,
+    dtype: str = 'float32',
+) -> None:
+  """Writes config.json, safetensors and the tokenizer of a run's decoder.
+
+  LoRA is merged into the kernels. What reads users (encoder, resampler,
+  projection, cross-attention) has no place there: the result is the language
+  model without a user.
+
+  Args:
+    workdir: Of a run that has a decoder.
+    output: Directory to make, whole or not at all.
+    objective: As it was trained; likewise the arguments down to `mesh`.
+    dataset: See objective.
+    optimizer: See objective.
+    num_steps: See objective.
+    batch_size: See objective.
+    seed: See objective.
+    trainable: See objective.
+    init_from: See objective.
+    mesh: Sizes of the mesh axes.
+    step: Of the checkpoint; None: the newest.
+    tokenizer: The vocabulary that it was trained with.
+    dtype: To write, float32 or bfloat16.
+
+  Raises:
+    ValueError: the workdir has no decoder, no family is such a decoder, or
+      there is something at `output`.
+  """
+  if not isinstance(objective, conditioned_lm.ConditionedLM):
+    raise ValueError(
+        f'--workdir={workdir} is of a run without a decoder; give one of '
+        'runs/contextualize.gin or runs/pretrain_lm.gin.'
+    )
+  if dtype not in _DTYPES:
+    raise ValueError(
+        f'EXPORT_DTYPE must be one of {", ".join(_DTYPES)}, not {dtype!r}.'
+    )
+  config = objective.model.decoder
+  exporting.check(config, output)
+  params = restore.params(
+      workdir=workdir,
+      objective=objective,
+      dataset=dataset,
+      optimizer=optimizer,
+      num_steps=num_steps,
+      batch_size=batch_size,
+      seed=seed,
+      trainable=trainable,
+      init_from=init_from,
+      mesh=mesh.make(),
+      step=step,
+  )
+  exporting.export(
+      params['decoder'], config, output, tokenizer_from=tokenizer, dtype=dtype
+  )
+  print(f'The decoder of {workdir}, in {dtype} -> {output}')
