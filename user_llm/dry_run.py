@@ -22,19 +22,26 @@ def report(
   state = trainer.abstract_state(batch_spec)
   console.print(_parameter_table(state))
   console.print(_batch_table(batch_spec))
+  sizes = state_bytes(state)
   memory = trainer.compile_step(state, batch_spec).memory_analysis()
-  sizes = {
-      'parameters': _device_bytes((state.trainable, state.frozen)),
-      'optimizer state': _device_bytes(state.opt_state),
-      'step: arguments': memory.argument_size_in_bytes,
-      'step: temporaries': memory.temp_size_in_bytes,
-  }
+  sizes['step: arguments'] = memory.argument_size_in_bytes
+  # Activations, and the gradients of what trains.
+  sizes['step: temporaries'] = memory.temp_size_in_bytes
   table = rich_table.Table(title='Memory a device')
   table.add_column('what')
   table.add_column('MiB', justify='right')
   for name, size in sizes.items():
     table.add_row(name, f'{size / 2**20:,.2f}')
   console.print(table)
+
+
+def state_bytes(state: train_state.TrainState) -> dict[str, int]:
+  """What each part of an (abstract) state takes on a device."""
+  return {
+      'parameters that train': _device_bytes(state.trainable),
+      'frozen parameters': _device_bytes(state.frozen),
+      'optimizer state': _device_bytes(state.opt_state),
+  }
 
 
 def _parameter_table(state: train_state.TrainState) -> rich_table.Table:

@@ -1,6 +1,6 @@
 """Low-rank adaptation of a decoder's kernels (arXiv 2106.09685).
 
-`y = xW + (alpha / rank) (xA)B`, where W is frozen. It is computed on activations
+`y = xW + (alpha / rank) (xA)B`, with W frozen. It is computed on activations
 and never as one matrix: nothing as large as W is made, neither forwards nor as
 a gradient.
 
