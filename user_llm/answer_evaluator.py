@@ -63,6 +63,14 @@ class AnswerEvaluator:
     if not isinstance(self.beam_size, int) or self.beam_size < 1:
       raise ValueError(f'BEAM_SIZE must be positive, not {self.beam_size!r}.')
 
+  def check(
+      self, objective: conditioned_lm.ConditionedLM, batch_size: int
+  ) -> None:
+    """See `evaluator.Evaluator.check`."""
+    evaluator_lib.check_split(
+        self.dataset, self.split, objective, batch_size
+    )
+
   @property
   def answers(self) -> trie.Answers:
     return possible_answers(self.dataset)

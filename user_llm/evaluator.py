@@ -21,6 +21,7 @@ import numpy as np
 from user_llm import baselines
 from user_llm import metrics as metrics_lib
 from user_llm import partitioning
+from user_llm import trainer as trainer_lib
 from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
 
@@ -97,8 +98,10 @@ class Evaluation:
 class Evaluator(Protocol):
   """Anything that measures parameters."""
 
-  dataset: pipeline.Dataset
-  split: str
+  def check(
+      self, objective: objective_lib.Objective, batch_size: int
+  ) -> None:
+    """Raises ValueError where it cannot measure this objective."""
 
   def evaluate(
       self,
@@ -111,10 +114,35 @@ class Evaluator(Protocol):
     """Measures; `full` adds floors and examples to the model's row."""
 
 
+class Examples(Protocol):
+  """What `predictions` reads: `pipeline.Dataset.eval_batches`."""
+
+  def eval_batches(
+      self, *, split: str, batch_size: int, host: int, num_hosts: int
+  ) -> Iterator[dict[str, np.ndarray]]:
+    """Yields a split once, in order; every host as many batches."""
+
+
+def joined(*, groups: Sequence[Sequence[Evaluator]]) -> list[Evaluator]:
+  """All evaluators of several lists: what gin files cannot append."""
+  return [evaluator for group in groups for evaluator in group]
+
+
+def check_split(
+    dataset: pipeline.Dataset,
+    split: str,
+    objective: objective_lib.Objective,
+    batch_size: int,
+) -> None:
+  """Raises ValueError where a split is empty or lacks what is read from it."""
+  spec = dataset.batch_spec(split, batch_size)
+  trainer_lib.select_batch(spec, objective.predict_keys)
+
+
 def predictions(
     predict: Any,
     params: Any,
-    dataset: pipeline.Dataset,
+    dataset: Examples,
     split: str,
     batch_size: int,
     mesh: jax.sharding.Mesh,
@@ -173,6 +201,12 @@ class RankingEvaluator:
   split: str = 'validation'
   batch_size: int = 128
   row: str = 'encoder_head'
+
+  def check(
+      self, objective: objective_lib.Objective, batch_size: int
+  ) -> None:
+    """See `Evaluator.check`."""
+    check_split(self.dataset, self.split, objective, batch_size)
 
   def evaluate(
       self,

@@ -72,6 +72,14 @@ class TextEvaluator:
           f'{self.dataset.task!r}.'
       )
 
+  def check(
+      self, objective: conditioned_lm.ConditionedLM, batch_size: int
+  ) -> None:
+    """See `evaluator.Evaluator.check`."""
+    evaluator_lib.check_split(
+        self.dataset, self.split, objective, batch_size
+    )
+
   def answer(
       self,
       objective: conditioned_lm.ConditionedLM,

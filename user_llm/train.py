@@ -223,10 +223,9 @@ def check_evaluators(
     objective: objective_lib.Objective,
     batch_size: int,
 ) -> None:
-  """Raises ValueError where a split is empty or lacks what is read from it."""
+  """Raises ValueError where one cannot measure the objective."""
   for evaluator in evaluators:
-    spec = evaluator.dataset.batch_spec(evaluator.split, batch_size)
-    trainer_lib.select_batch(spec, objective.predict_keys)
+    evaluator.check(objective, batch_size)
 
 
 def _check_integers(minimum: int, **values: int) -> None:
