@@ -7,6 +7,10 @@ import jax
 import numpy as np
 import pytest
 import small_user_llm
+import tokenizers
+from tokenizers import decoders
+from tokenizers import models
+from tokenizers import pre_tokenizers
 
 from user_llm import partitioning
 from user_llm import text_evaluator
@@ -34,14 +38,32 @@ def _bytes_vocabulary(tmp_path_factory):
   return vocabulary.load(str(path))
 
 
-def test_characters_of_several_tokens_stay_whole(bytes_vocabulary):
+@pytest.fixture(name='byte_level_vocabulary', scope='module')
+def _byte_level_vocabulary(tmp_path_factory):
+  """As SmolLM2, Llama 3 and Qwen have it: all tokens are of bytes."""
+  folder = tmp_path_factory.mktemp('byte_level')
+  alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+  bpe = tokenizers.Tokenizer(
+      models.BPE({c: i for i, c in enumerate(['</s>', *alphabet])}, [])
+  )
+  bpe.add_special_tokens(['</s>'])
+  bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  bpe.decoder = decoders.ByteLevel()
+  bpe.save(str(folder / 'tokenizer.json'))
+  (folder / 'tokenizer_config.json').write_text('{"eos_token": "</s>"}')
+  return vocabulary.load(str(folder))
+
+
+@pytest.mark.parametrize('kind', ['bytes', 'byte_level'])
+def test_characters_of_several_tokens_stay_whole(kind, request):
+  spelling = request.getfixturevalue(f'{kind}_vocabulary')
   text = 'works: café 日本 🎬 well'
-  ids = bytes_vocabulary.encode(text)
+  ids = spelling.encode(text)
   assert len(ids) > len(text.encode()) // 2
-  ended = np.array([*ids, vocabulary.EOS_ID, 0, 0])
-  assert text_evaluator.to_text(bytes_vocabulary, ended) == text
+  ended = np.array([*ids, spelling.eos_id, 0, 0])
+  assert text_evaluator.to_text(spelling, ended) == text
   found = [
-      text_evaluator.to_text(bytes_vocabulary, np.array(ids[:n]))
+      text_evaluator.to_text(spelling, np.array(ids[:n]))
       for n in range(len(ids) + 1)
   ]
   for shorter, longer in zip(found, found[1:]):

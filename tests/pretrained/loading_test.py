@@ -132,6 +132,11 @@ def test_weights_of_another_family_or_size_are_named():
     loading.load_params(path, other)
 
 
+def test_a_tokenizer_with_another_vocabulary_is_named(tiny_vocabulary):
+  with pytest.raises(ValueError, match=r'has \d+ tokens and the .* have 80: VO'):
+    _config('llama2', vocabulary=tiny_vocabulary)
+
+
 def test_half_a_shard_and_no_shard_are_named(copy):
   folder = copy('qwen3')
   config = _config('qwen3')

@@ -73,6 +73,12 @@ _MODELS = {
             ),
         ),
     )),
+    # Heads that are no power of two, and llama.cpp's llama with tied weights.
+    'smollm2': ('llama', dict(
+        hidden_size=36, num_attention_heads=9, num_key_value_heads=3,
+        tie_word_embeddings=True,
+        rope_parameters=dict(rope_type='default', rope_theta=100_000.0),
+    )),
 }
 _SHARDED = 'qwen3'
 

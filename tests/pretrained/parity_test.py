@@ -16,6 +16,7 @@ from user_llm.pretrained import loading
 _TINY = pathlib.Path(__file__).parent / 'tiny'
 _FAMILIES = (
     'gemma2', 'gemma3', 'llama2', 'llama3', 'mistral', 'qwen2', 'qwen3',
+    'smollm2',
 )
 _PROMPT = 14
 

@@ -5,6 +5,7 @@ import pathlib
 
 import pytest
 
+from user_llm.report import plots
 from user_llm.report import results
 
 
@@ -157,3 +158,26 @@ def test_bad_workdirs(tmp_path):
   (tmp_path / 'run.json').write_text('{')
   with pytest.raises(ValueError, match='run.json is no valid JSON'):
     results.load_run(str(tmp_path))
+
+
+def test_knowledge_that_is_kept(tmp_path):
+  """Fewer bits are better, and the decoder as it was is no competitor."""
+  for name, mean in (('a', 1.5), ('b', 1.25)):
+    _write(
+        tmp_path / name,
+        'wikitext2_test_held_out_text',
+        {
+            f'user_llm_{name}': ('bits_per_byte', mean),
+            'base_decoder': ('bits_per_byte', 1.0),
+        },
+    )
+  (table,) = _tables(tmp_path / 'a', tmp_path / 'b')
+  assert table.title == 'wikitext2_test: held out text'
+  assert table.best('bits_per_byte') == 1.25
+  base = table.rows[-1]
+  assert base.model == 'base_decoder' and base.is_ceiling
+  chart = plots.bars(table)
+  assert 'Decoder before training' in chart and 'bits_per_byte' in chart
+  _write(tmp_path / 'c', 'x_favourite_genre', {'user_llm': ('accuracy', 0.2)})
+  (table,) = _tables(tmp_path / 'c')
+  assert plots.bars(table) is None

@@ -37,9 +37,7 @@ def render(runs: Sequence[results.Run], title: str) -> str:
       tables=[
           {
               'table': table,
-              'bars': plots.recall_bars(table)
-              if any(m.startswith('recall@') for m in table.metrics)
-              else None,
+              'bars': plots.bars(table),
               'protocols': sorted({r.protocol for r in table.rows} - {''}),
           }
           for table in joined

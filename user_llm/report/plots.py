@@ -21,6 +21,8 @@ from user_llm.report import tables
 _INK = '#010203'
 _COLOURS = ('#4269d0', '#e8743b', '#3ca951', '#9c6bdf', '#ff8ab7', '#6cc5b0')
 _FLOOR_COLOURS = {'popularity': '#c3c7cf', 'markov': '#969dab'}
+# Beginnings of the metrics that have bars.
+_DRAWN = ('recall@', 'bits_per_byte')
 _STYLE = {
     'svg.fonttype': 'none',
     'svg.hashsalt': 'user_llm',
@@ -66,9 +68,14 @@ def _draw(
   return re.sub(r' (width|height)="[^"]*"', '', tag) + '>' + rest
 
 
-def recall_bars(table: results.Table) -> str:
-  """Recall@k of every model: floors in grey, the ceiling as a dashed line."""
-  metrics = [m for m in table.metrics if m.startswith('recall@')]
+def bars(table: results.Table) -> str | None:
+  """The main metrics of every model, if they are to be drawn.
+
+  Floors are grey, and ceilings dashed lines.
+  """
+  metrics = [m for m in table.metrics if m.startswith(_DRAWN)]
+  if not metrics:
+    return None
   models = [row for row in table.rows if not row.is_ceiling]
   ceilings = [row for row in table.rows if row.is_ceiling]
   colours = _model_colours(models)
@@ -119,7 +126,7 @@ def _bars(
 ) -> None:
   width = 0.8 / num_models
   for k, metric in enumerate(metrics):
-    value = row.metrics.get(f'{metric}/{policy}')
+    value = row.metrics.get(tables.metric_key(metric, policy))
     if value is None:
       continue
     x = k + (index - (num_models - 1) / 2) * width
@@ -141,9 +148,9 @@ def _ceiling(
     policy: str,
 ) -> None:
   found = [
-      (k, row.metrics[f'{metric}/{policy}'].mean)
+      (k, row.metrics[key].mean)
       for k, metric in enumerate(metrics)
-      if f'{metric}/{policy}' in row.metrics
+      if (key := tables.metric_key(metric, policy)) in row.metrics
   ]
   if found:
     x, y = zip(*found)

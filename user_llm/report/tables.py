@@ -21,6 +21,7 @@ MODEL_LABELS = {
     'copy_title': "The item's title",
     'bayes_optimal': 'Bayes-optimal',
     'counting_oracle': 'Counting oracle',
+    'base_decoder': 'Decoder before training',
 }
 POLICY_LABELS = {
     'unseen': 'seen items removed',
@@ -36,7 +37,11 @@ def label(model: str) -> str:
 
 def metric_keys(table: results.Table, policy: str) -> list[str]:
   """The keys of a policy's columns: ['recall@1/unseen', ...]."""
-  return [f'{m}/{policy}' if policy else m for m in table.metrics]
+  return [metric_key(m, policy) for m in table.metrics]
+
+
+def metric_key(metric: str, policy: str) -> str:
+  return f'{metric}/{policy}' if policy else metric
 
 
 def cell(row: results.Row, metric: str) -> str:
