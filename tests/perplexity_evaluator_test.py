@@ -11,6 +11,7 @@ import small_run
 import small_user_llm
 
 from user_llm import evaluator as evaluator_lib
+from user_llm import gin_utils
 from user_llm import main as main_lib
 from user_llm import partitioning
 from user_llm import perplexity_evaluator
@@ -128,6 +129,10 @@ def test_bits_per_byte_by_hand_at_any_batch_size(models, text):
         text=text, base=[_Source(base['decoder'])], batch_size=batch_size
     )
     evaluator.check(parts['objective'], 8)
+    everywhere = jax.sharding.NamedSharding(
+        mesh, jax.sharding.PartitionSpec()
+    )
+    params = jax.device_put(params, everywhere)
     found = evaluator.evaluate(parts['objective'], params, mesh)
     rows = {k: dict(v) for k, v in found.models.items()}
     for row, metric, want in (
@@ -200,6 +205,29 @@ def test_a_run_of_another_kind_is_refused(models, text, tiny_dataset):
 
 def test_joined():
   assert evaluator_lib.joined(groups=([1, 2], (), [3])) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ['run', 'tasks'], [('contextualize', 2), ('pretrain_lm', 0)]
+)
+def test_training_measures_it_beside_the_tasks(
+    run, tasks, tiny_dataset, tiny_vocabulary
+):
+  values = dict(
+      DATA_DIR=tiny_dataset, VOCABULARY=tiny_vocabulary, TEXT_FILE='text.txt'
+  )
+  if run == 'contextualize':
+    values |= dict(ENCODER_CHECKPOINT='a', DECODER_CHECKPOINT='b')
+  gin_utils.load_config(
+      [f'experiments/quickstart_synthetic/{run}.gin', 'data/knowledge.gin'],
+      [f'{name}="{value}"' for name, value in values.items()],
+  )
+  bindings = gin_utils.parsed_bindings()
+  assert bindings['train.train.evaluators'] == '@evaluator.joined()'
+  *others, last = gin_utils.configured(evaluator_lib.joined)()
+  assert len(others) == tasks
+  assert (last.text.path, last.text.max_bytes) == ('text.txt', 32_768)
+  assert len(last.base) == tasks  # INIT_FROM: encoder and decoder.
 
 
 def test_the_command_measures_it_beside_the_tasks(models, text, capsys):
