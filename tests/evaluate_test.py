@@ -154,15 +154,18 @@ def test_checkpoints_that_go_while_one_follows(
   evaluated = []
 
   class Slow:
-    dataset, split = small_run.dataset(tiny_dataset), 'validation'
+    ranking = evaluator.RankingEvaluator(
+        dataset=small_run.dataset(tiny_dataset)
+    )
+
+    def check(self, *args):
+      self.ranking.check(*args)
 
     def evaluate(self, *args, **kwargs):
       steps = checkpoints.Checkpoints(str(workdir)).steps()
       evaluated.append(steps)
       shutil.rmtree(workdir / 'checkpoints' / '12', ignore_errors=True)
-      return evaluator.RankingEvaluator(dataset=self.dataset).evaluate(
-          *args, **kwargs
-      )
+      return self.ranking.evaluate(*args, **kwargs)
 
   _evaluate(tiny_dataset, workdir, evaluators=[Slow()], follow=True)
   assert evaluated == [[8, 12]]
