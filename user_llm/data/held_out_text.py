@@ -2,8 +2,8 @@
 
 Each window begins with bos and holds W tokens. The next begins S tokens later,
 and only what the one before has not scored is scored in it, so that every token
-is scored once. Example: W = 4, S = 2 and 7 tokens a b c d e f g give the windows
-abcd, cdef (ef scored) and efg (g scored).
+is scored once. Example: W = 4, S = 2 and 7 tokens a b c d e f g give the
+windows abcd, cdef (ef scored) and efg (g scored).
 
 Shapes: N windows, W tokens of a window.
 """
