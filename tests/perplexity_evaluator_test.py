@@ -1,10 +1,12 @@
 """Bits per byte against numpy, of the base too, and by the command line."""
 
+import dataclasses
 import json
 import math
 
 import gin
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_run
@@ -18,6 +20,7 @@ from user_llm import perplexity_evaluator
 from user_llm import train_state
 from user_llm.data import held_out_text
 from user_llm.models import decoder as decoder_lib
+from user_llm.models import lora
 
 _TEXT = 'Which film will be next? I saw a film of 1957, and then another one.'
 _LM = '''
@@ -153,22 +156,49 @@ def test_bits_per_byte_by_hand_at_any_batch_size(models, text):
     assert list(brief.models) == ['user_llm']
 
 
-def test_the_base_has_nothing_of_what_the_run_added(models, text):
-  """Adapters that are not in the base's weights are zero in it."""
-  _, (_, base), (_, params) = models
-  source = _Source(base['decoder'])
-  missing = 'decoder/groups/layers_0/mlp/up/kernel'
-  del source.values[missing]
-  # pylint: disable-next=protected-access
-  found = perplexity_evaluator._base_params(params, [source])
-  flat = train_state.flatten(found)
-  assert flat.keys() == train_state.flatten(
-      {'decoder': params['decoder']}
-  ).keys()
-  assert not np.any(flat[missing])
-  for path, value in source.values.items():
-    np.testing.assert_array_equal(flat[path], value)
-  del text
+def test_lora_is_applied_and_the_base_has_none(models, text):
+  _, (parts, base), _ = models
+  plain = parts['objective']
+  objective, params = _with_lora(plain, base)
+  mesh = _one_device()
+  evaluator = perplexity_evaluator.PerplexityEvaluator(
+      text=text, base=[_Source(base['decoder'])]
+  )
+  found = evaluator.evaluate(objective, params, mesh).models
+  decoder = params['decoder']
+  for row, of_row in (
+      ('base_decoder', base['decoder']),
+      ('user_llm', lora.merge(decoder, objective.model.decoder.lora)),
+  ):
+    want = evaluator.evaluate(plain, {'decoder': of_row}, mesh, full=False)
+    np.testing.assert_allclose(
+        found[row]['bits_per_byte'],
+        want.models['user_llm']['bits_per_byte'], rtol=1e-4,
+    )
+  assert abs(found['user_llm']['bits_added'].mean) > 0.01
+
+
+def _with_lora(plain, base):
+  """A language model with random updates, and its parameters."""
+  decoder = dataclasses.replace(
+      plain.model.decoder, lora=lora.LoraConfig(rank=2)
+  )
+  objective = dataclasses.replace(
+      plain, model=dataclasses.replace(plain.model, decoder=decoder)
+  )
+  tokens = np.zeros((1, 1, 4), np.int32)
+  boxed = jax.eval_shape(
+      objective.init, jax.random.key(0), {'input_tokens': tokens}
+  )
+  rng = np.random.default_rng(1)
+  values = train_state.flatten(base)
+  params = {
+      path: values[path] if path in values
+      else jnp.asarray(0.3 * rng.normal(size=x.shape), jnp.float32)
+      for path, x in train_state.flatten(partitioning.unbox(boxed)).items()
+  }
+  assert any('lora_b' in path for path in params)
+  return objective, train_state.unflatten(params)
 
 
 def test_documented_error():

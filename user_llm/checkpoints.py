@@ -241,22 +241,23 @@ def digest(params: Mapping[str, Any]) -> str:
   return sha.hexdigest()[:16]
 
 
+def placed(value: np.ndarray | jax.Array, like: jax.Array) -> jax.Array:
+  """A value as `InitFrom.load` gives it, in the place of a parameter.
+
+  On the host it takes the parameter's sharding and dtype; a JAX array has them.
+  """
+  if isinstance(value, jax.Array):
+    return value
+  return jax.make_array_from_callback(
+      like.shape, like.sharding, lambda index: value[index].astype(like.dtype)
+  )
+
+
 def place(
     state: train_state.TrainState,
     values: Mapping[str, np.ndarray | jax.Array],
 ) -> train_state.TrainState:
-  """The state with some parameters (by path) replaced.
-
-  Values on the host take the state's shardings and dtypes; what is a JAX array
-  has them.
-  """
-
-  def placed(value: np.ndarray | jax.Array, like: jax.Array) -> jax.Array:
-    if isinstance(value, jax.Array):
-      return value
-    return jax.make_array_from_callback(
-        like.shape, like.sharding, lambda index: value[index].astype(like.dtype)
-    )
+  """The state with some parameters (by path) replaced; see `placed`."""
 
   def replaced(params: Any) -> Any:
     flat = train_state.flatten(params)

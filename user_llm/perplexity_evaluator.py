@@ -164,9 +164,7 @@ def _base_params(
   for source in sources:
     values |= source.load(flat, {})  # The run has checked whose data it is.
   return train_state.unflatten({
-      path: jax.make_array_from_callback(
-          old.shape, old.sharding, lambda index, v=values[path]: v[index]
-      )
+      path: checkpoints_lib.placed(values[path], old)
       if path in values
       else jnp.zeros_like(old, device=old.sharding)
       for path, old in flat.items()
