@@ -16,6 +16,7 @@ from user_llm import main as main_lib
 from user_llm import text_evaluator
 from user_llm.data import requests
 from user_llm.decoding import generate
+from user_llm.models import user_llm
 from user_llm.objectives import conditioned_lm
 
 _SEEN = ['s3', 'Film 7 (1957)', 's40']
@@ -128,6 +129,33 @@ def test_answers_equal_exhaustive_scoring(model, tmp_path):
     np.testing.assert_allclose(
         [a['score'] for a in line['answers']], scores[order], atol=1e-3
     )
+
+
+def test_without_a_history_the_decoder_answers(model, tmp_path):
+  _, parts, params = model
+  (line,) = _infer(model, tmp_path, [_user('u1', 'next_item', [])])
+  objective = parts['objective']
+  bare = dataclasses.replace(
+      objective, model=user_llm.UserLLMConfig(decoder=objective.model.decoder)
+  )
+  groups = dict(params['decoder']['groups'])
+  assert groups.pop('cross_attention')
+  decoder = {'decoder': {**params['decoder'], 'groups': groups}}
+  reader = requests.RequestReader(
+      parts['dataset'].schema, parts['dataset'].catalogue
+  )
+  users = list(reader.read(str(tmp_path / 'users.jsonl')))
+  evaluators = {e.dataset.task: e for e in parts['test_evaluators']}
+  task = evaluators['next_item'].dataset
+  batch = requests.batch(users, task.schema, 12, rows=1)
+  batch['prompt_tokens'] = task.request_prompts(users, rows=1)
+  (scores,) = small_user_llm.answer_scores(bare, decoder, task, batch)
+  order = np.argsort(-scores)[:10]
+  texts = [task.answers.texts[i] for i in order]
+  assert [a['text'] for a in line['answers']] == texts
+  np.testing.assert_allclose(
+      [a['score'] for a in line['answers']], scores[order], atol=1e-4
+  )
 
 
 def test_from_the_command_line(model, tmp_path, capsys):
@@ -246,7 +274,6 @@ def test_bad_request_of_a_review(
         (_user('u', 'next_book'), 'answers next_item, favourite_genre'),
         (_user('u', None), '"question" is None'),
         ('{"user": "u1", "history": [', 'not JSON'),
-        (_user('u', 'next_item', []), '"history" is empty'),
         (
             {'user': 'u', 'history': ['s1'], 'question': 'next_item'},
             "reads 'rating'",

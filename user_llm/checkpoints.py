@@ -208,11 +208,6 @@ class InitFrom:
           f'INIT_FROM {self.prefix!r}: MODEL has nothing there; its parameters '
           f'start with {", ".join(parts)}.'
       )
-    for regex in self.new:
-      if not any(re.match(regex, path) for path in params):
-        raise ValueError(
-            f'INIT_FROM {self.prefix!r}: new={regex!r} matches no parameter.'
-        )
     found = {
         path: value
         for path, value in checkpoints.load_params(steps[-1]).items()
@@ -224,7 +219,7 @@ class InitFrom:
         if path.startswith(inside)
         and not any(re.match(regex, path) for regex in self.new)
     }
-    check_same_keys(found, wanted, self.path)
+    check_same_keys(found, wanted, f'{self.path} (INIT_FROM new={self.new})')
     return found
 
 

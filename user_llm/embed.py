@@ -39,7 +39,7 @@ def embed(
   In: what `infer` reads; a "question" is ignored. Out: an .npz file with `user`
   str[U], `embedding` f32[U, D] (the output at the last event), `sequence`
   f32[U, L, D] (at each of the last L events; zeros behind them) and `length`
-  i32[U], how many they are.
+  i32[U], how many they are. A user without events has zeros for both.
 
   Args:
     workdir: Of a run that has a user encoder, pretrained or contextualised.

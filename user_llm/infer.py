@@ -57,7 +57,7 @@ def infer(
   "review_generation", "item": "50", "rating": 5, ...}. Out, one line each and
   in the same order: {"user": "u1", "question": "next_item", "answers":
   [{"text": ..., "score": log p}, ...]}. Next items leave out what the history
-  has.
+  has. With an empty history the decoder answers as it would by itself.
 
   Args:
     workdir: Of a contextualised run.

@@ -49,9 +49,16 @@ def test_the_history_as_text(tmp_path, make):
   config = questions.TextPromptConfig(max_tokens=budget)
   dataset = make('next_item', history_as_text=config)
   event = lambda item: {'item': item, 'rating': 4}
-  users = _read(tmp_path, dataset, {'history': [event('s1'), event('s9')]})
-  assert _texts(dataset, dataset.request_prompts(users, rows=1)) == [
-      'Film 9 (1959), Action, 4; Which film next?'
+  users = _read(
+      tmp_path, dataset,
+      {'history': [event('s1'), event('s9')]}, {'history': []},
+  )
+  assert _texts(dataset, dataset.request_prompts(users, rows=2)) == [
+      'Film 9 (1959), Action, 4; Which film next?', 'Which film next?'
+  ]
+  # And where nobody has a history.
+  assert _texts(dataset, dataset.request_prompts(users[1:], rows=1)) == [
+      'Which film next?'
   ]
 
 

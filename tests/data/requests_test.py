@@ -104,7 +104,6 @@ def test_what_a_question_names(tmp_path):
         ('["Heat (1995)"]', 'need an object with a list "history"'),
         ('{"user": "u1"}', 'need an object with a list "history"'),
         ('{"history": "50"}', 'need an object with a list "history"'),
-        (_line(), '"history" is empty'),
         (_line('50', question=['next_item']), '"question" must be a text'),
         (_line({'rating': 5}), 'has no "item"'),
         (_line({'item': '51', 'rating': 5}), "item '51' is neither an id"),
@@ -147,6 +146,16 @@ def test_batch_worked_example(tmp_path):
   # Of the whole history, each item once.
   assert [set(row) - {0} for row in seen.tolist()] == [{1, 2, 3}, {4}, set()]
   assert {v.dtype.name for v in batch.values()} == {'int32', 'bool'}
+
+
+def test_a_user_of_whom_nothing_is_known(tmp_path):
+  (user,) = _read(tmp_path, _line(question='next_item'))
+  assert user.events == ()
+  batch = requests.batch(
+      [user], _SCHEMA.select(('item',)), history_length=3, rows=1
+  )
+  assert not batch['user_mask'].any() and not batch['history_end'].any()
+  assert batch['seen_item'].shape == (1, 64) and not batch['seen_item'].any()
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path):

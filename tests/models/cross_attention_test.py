@@ -16,13 +16,17 @@ def _rows(x, num_rows):
   return np.repeat(x, num_rows, axis=0)
 
 
+def _attend(q, *parts):
+  return cross_attention.attend_parts(q, parts)
+
+
 def test_shared_keys_equal_repeated_keys():
   rng = np.random.default_rng(0)
   q = _random(rng, 2, 3, 4, 6, 8)
   shared = attention.KeyValue(*(_random(rng, 2, 5, 2, 8) for _ in range(2)))
   mask = rng.random((2, 3, 5)) < 0.6
   mask[1, 2] = False
-  got = cross_attention.attend_shared(q, shared, mask)
+  got = _attend(q, cross_attention.Part(shared, mask[:, :, None]))
   want = attention.attend(
       q.reshape(6, 4, 6, 8),
       attention.KeyValue(*(_rows(x, 3) for x in shared)),
@@ -38,8 +42,10 @@ def test_shared_and_own_keys_equal_their_concatenation():
   shared = attention.KeyValue(*(_random(rng, 2, 5, 2, 8) for _ in range(2)))
   own = attention.KeyValue(*(_random(rng, 2, 3, 4, 2, 8) for _ in range(2)))
   own_mask = np.tri(4, dtype=bool)
-  got = cross_attention.attend_shared(
-      q, shared, own=own, own_mask_TU=own_mask
+  got = _attend(
+      q,
+      cross_attention.Part(shared),
+      cross_attention.Part(own, own_mask[None, None]),
   )
   both = attention.KeyValue(*(
       np.concatenate([_rows(s, 3), o.reshape(6, 4, 2, 8)], axis=1)
@@ -48,6 +54,22 @@ def test_shared_and_own_keys_equal_their_concatenation():
   mask = np.concatenate([np.ones((4, 5), bool), own_mask], axis=1)[None]
   want = attention.attend(q.reshape(6, 4, 6, 8), both, mask)
   np.testing.assert_allclose(got, want.reshape(q.shape), atol=1e-5)
+
+
+def test_a_part_that_may_not_be_seen_changes_no_bit():
+  """Beside other keys and alone: as if the part were not there, or zeros."""
+  rng = np.random.default_rng(2)
+  q = _random(rng, 2, 3, 4, 6, 8)
+  shared = attention.KeyValue(*(_random(rng, 2, 9, 2, 8) for _ in range(2)))
+  own = attention.KeyValue(*(_random(rng, 2, 3, 4, 2, 8) for _ in range(2)))
+  hidden = np.ones((2, 3, 1, 9), bool)
+  hidden[1, 2] = False
+  text = cross_attention.Part(own, np.tri(4, dtype=bool)[None, None])
+  both = _attend(q, cross_attention.Part(shared, hidden), text)
+  alone = _attend(q, text)
+  np.testing.assert_array_equal(both[1, 2], alone[1, 2])
+  assert np.abs(both - alone)[0].max() > 0.01
+  assert not _attend(q, cross_attention.Part(shared, hidden))[1, 2].any()
 
 
 def test_own_bias_scales_the_weight_of_own_keys():
@@ -59,11 +81,11 @@ def test_own_bias_scales_the_weight_of_own_keys():
       np.zeros((1, 1, 4, 1, 1), 'f'),
       np.arange(4, dtype='f').reshape(1, 1, 4, 1, 1),
   )
-  out = cross_attention.attend_shared(
+  bias = np.log(np.full((1, 1, 1, 1, 1), 0.25, 'f'))
+  out = _attend(
       np.ones((1, 1, 1, 1, 1), 'f'),
-      shared,
-      own=own,
-      own_bias_N=np.log(np.full(1, 0.25, 'f')),
+      cross_attention.Part(shared),
+      cross_attention.Part(own, bias=bias),
   )
   np.testing.assert_allclose(out[0, 0, 0, 0, 0], (6 + 1.5) / 2, rtol=1e-6)
 
@@ -82,8 +104,9 @@ def test_bias_by_recency():
       np.zeros((1, 4, 2, 1), 'f'), np.arange(8, dtype='f').reshape(1, 4, 2, 1)
   )
   mask = np.array([[[1, 1, 1, 0], [1, 1, 1, 1]]], bool)
-  out = cross_attention.attend_shared(
-      np.ones((1, 2, 1, 2, 1), 'f'), shared, mask, bias
+  out = _attend(
+      np.ones((1, 2, 1, 2, 1), 'f'),
+      cross_attention.Part(shared, mask[:, :, None], bias[:, :, :, None]),
   )
   prob = np.exp([2.0, 1.0, 0.0])
   want = prob / prob.sum() @ [0.0, 2.0, 4.0]

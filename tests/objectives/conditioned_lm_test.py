@@ -12,6 +12,7 @@ from user_llm.decoding import generate
 from user_llm.decoding import trie
 from user_llm.models import cross_attention
 from user_llm.models import decoder_config
+from user_llm.models import readers
 from user_llm.models import resampler
 from user_llm.models import user_encoder
 from user_llm.models import user_llm
@@ -28,7 +29,14 @@ _SCHEMA = schema.EventSchema(
 )
 
 
-def _objective(has_user=True, resample=False):
+_CROSS = readers.CrossAttentionReaderConfig()
+_SOFT = readers.SoftPromptConfig(num_task_tokens=2)
+_READERS = pytest.mark.parametrize(
+    'reader', [_CROSS, _SOFT], ids=['cross', 'soft']
+)
+
+
+def _objective(has_user=True, resample=False, reader=_CROSS):
   encoder = user_encoder.UserEncoderConfig(
       schema=_SCHEMA, num_layers=1, embed_dim=8, num_heads=2, mlp_dim=8,
   )
@@ -48,6 +56,7 @@ def _objective(has_user=True, resample=False):
           resampler=(
               perceiver if resample else resampler.NoResamplerConfig()
           ),
+          reader=reader,
       )
   )
 
@@ -142,10 +151,11 @@ def test_loss_equals_numpy_from_the_logits():
   )
 
 
+@_READERS
 @pytest.mark.parametrize('resample', [False, True])
-def test_one_pass_serves_every_prefix(resample):
+def test_one_pass_serves_every_prefix(resample, reader):
   """A target of many equals the one target of a row with only its prefix."""
-  objective, batch = _objective(resample=resample), _batch()
+  objective, batch = _objective(resample=resample, reader=reader), _batch()
   params = _opened(objective, batch)
   nats = _nats(objective, params, batch)
   for target in range(3):
@@ -159,6 +169,28 @@ def test_one_pass_serves_every_prefix(resample):
     np.testing.assert_allclose(
         _nats(objective, params, one)[:, 0], nats[:, target], rtol=1e-4
     )
+
+
+def test_a_soft_prompt_teaches_the_encoder_on_any_mesh():
+  """All that is new and the encoder get a gradient; 8 devices give the same."""
+  objective, batch = _objective(reader=_SOFT), _batch(num_users=8)
+  params = _opened(objective, batch)
+  loss = lambda p, b: objective.loss(p, b, None).total
+  grads = jax.jit(jax.grad(loss))(params, batch)
+  for name in ('soft_prompt', 'projection', 'user_encoder', 'decoder'):
+    parts = grads[name]
+    if name == 'user_encoder':
+      parts = {k: v for k, v in parts.items() if not k.startswith('heads')}
+    for leaf in jax.tree.leaves(parts):
+      assert np.abs(leaf).max() > 0
+  mesh = partitioning.MeshConfig(replica=2, data=4).make()
+  boxed = jax.eval_shape(objective.init, jax.random.key(0), batch)
+  with jax.set_mesh(mesh):
+    spread = jax.jit(loss)(
+        jax.device_put(params, partitioning.param_shardings(boxed, mesh)),
+        jax.device_put(batch, partitioning.batch_sharding(mesh)),
+    )
+  np.testing.assert_allclose(spread, loss(params, batch), rtol=1e-5)
 
 
 def test_the_user_matters_and_the_bare_language_model_has_none():
@@ -196,9 +228,10 @@ def _ragged_batch():
   return batch
 
 
+@_READERS
 @pytest.mark.parametrize('resample', [False, True])
-def test_generated_answers_equal_exhaustive_scoring(resample):
-  objective = _objective(resample=resample)
+def test_generated_answers_equal_exhaustive_scoring(resample, reader):
+  objective = _objective(resample=resample, reader=reader)
   rng = np.random.default_rng(1)
   items = [rng.integers(6, 10, rng.integers(1, 4)).tolist() for _ in range(11)]
   answers = trie.make_answers([str(i) for i in items], items, _EOS)

@@ -39,7 +39,7 @@ def prompt_tokens(
             '..., "history": [...]}.'
         )
     for field in asking.history.fields:
-      if field not in request.events[0]:
+      if any(field not in event for event in request.events):
         raise ValueError(
             f'{request.where}: the prompt tells {field!r} of every event, '
             'which a request cannot give; use a model without it in '

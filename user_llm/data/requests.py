@@ -21,7 +21,8 @@ class Request:
 
   Attributes:
     user: Copied to the answer.
-    events: Ids of each modality by name, oldest event first.
+    events: Ids of each modality by name, oldest event first; none of a user of
+      whom nothing is known.
     question: The task that is asked for; None where none was given.
     about: Ids of what the question names, 'item' and 'rating', where given.
     where: File and line, for errors.
@@ -95,8 +96,6 @@ class RequestReader:
           '{"user": "u1", "history": ["Heat (1995)"], "question": '
           '"next_item"}.'
       )
-    if not raw['history']:
-      raise ValueError(f'{where}: "history" is empty; give at least one event.')
     question = raw.get('question')
     if question is not None and not isinstance(question, str):
       raise ValueError(f'{where}: "question" must be a text, not {question!r}.')
@@ -194,7 +193,7 @@ def batch(
     history_end i32[B, 1]; seen_item i32[B, S] of the whole history;
     example_id i32[B].
   """
-  longest = max(len(r.events) for r in requests)
+  longest = max(1, *(len(r.events) for r in requests))
   # Rounded up: few shapes to compile.
   seen_item = np.zeros((rows, -(-longest // 64) * 64), np.int32)
   out = {

@@ -45,6 +45,12 @@ def rotate(
   return y.astype(x_BTNH.dtype)
 
 
+def of_rows(x_BP: jax.Array, num_rows: int) -> jax.Array:
+  """[B, P] of users' rows (P may be 1: all rows alike) as [R] of all rows."""
+  num_users = x_BP.shape[0]
+  return jnp.broadcast_to(x_BP, (num_users, num_rows // num_users)).reshape(-1)
+
+
 def capped(logits: jax.Array, softcap: float) -> jax.Array:
   """Logits held between -softcap and softcap by a tanh; 0: as they are."""
   return softcap * jnp.tanh(logits / softcap) if softcap else logits

@@ -1,11 +1,13 @@
 """Attention of many rows of text to the one history of their user.
 
 Shapes: B users, P rows a user (targets or beams), R = B * P, T tokens of a row,
-S user tokens, U own keys of a row, D width, N heads, K KV heads, G = N / K
-query heads a KV head, H head width.
+S keys (user tokens), D width, N heads, K KV heads, G = N / K query heads a KV
+head, H head width.
 """
 
+from collections.abc import Sequence
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 
 from user_llm import partitioning
 from user_llm.models import attention
+from user_llm.models import kv_cache
 from user_llm.models import layers
 
 
@@ -33,43 +36,58 @@ class UserTokens(NamedTuple):
 
 
 class UserContext(NamedTuple):
-  """Users as the decoder's cross-attentions read them, computed once a user.
+  """Users as a decoder's layers read them, computed once a user.
 
   Attributes:
-    key_value: Float [groups, B, S, K, H] each.
+    key_value: For the cross-attentions, float[groups, B, S, K, H] each; None:
+      users are not read so.
     mask: As `UserTokens`.
     recency: As `UserTokens`.
+    prefix: What stands before the text.
+  """
+
+  key_value: attention.KeyValue | None = None
+  mask: jax.Array | None = None
+  recency: jax.Array | None = None
+  prefix: kv_cache.Cache = kv_cache.NOTHING
+
+
+class Part(NamedTuple):
+  """Some of the keys that queries look at.
+
+  Attributes:
+    key_value: Float [B, S, K, H] each, which the P rows of a user share, or
+      float[B, P, S, K, H], each row's own.
+    mask: bool[B, P, T, S] (axes may be 1), True where a query may look; None:
+      everywhere.
+    bias: f32[N, B, P, T, S] (axes may be 1), added to the logits; None: 0.
   """
 
   key_value: attention.KeyValue
-  mask: jax.Array
-  recency: jax.Array | None
+  mask: jax.Array | None = None
+  bias: jax.Array | None = None
+
+  @property
+  def letters(self) -> str:
+    """Of the einsum."""
+    return 'BPSKH' if self.key_value.key.ndim == 5 else 'BSKH'
 
 
-def attend_shared(
+def attend_parts(
     q_BPTNH: jax.Array,
-    shared: attention.KeyValue,
-    mask: jax.Array | None = None,
-    bias_NBPS: jax.Array | None = None,
-    own: attention.KeyValue | None = None,
-    own_mask_TU: jax.Array | None = None,
-    own_bias_N: jax.Array | None = None,
+    parts: Sequence[Part],
     scale: float | None = None,
     softcap: float = 0.0,
 ) -> jax.Array:
-  """Softmax attention in float32 to keys that all P rows of a user share.
+  """Softmax attention in float32 to the keys of all parts together.
 
-  Nothing of size B * P * S * H is made: K/V are not repeated for the rows.
+  Nothing of size B * P * S * H is made: shared K/V are not repeated for the
+  rows. A part in which a query may look nowhere changes nothing, to the last
+  bit: its weights are zeros, which are summed apart from the others'.
 
   Args:
     q_BPTNH: Queries.
-    shared: Keys and values, float[B, S, K, H].
-    mask: bool[B, P, S] or [B, P, T, S] (axes may be 1), True where a row, or a
-      query, may look; None: everywhere.
-    bias_NBPS: f32, added to the logits of the shared keys.
-    own: Further keys and values of each row, float[B, P, U, K, H].
-    own_mask_TU: bool, True where a query may look; None: everywhere.
-    own_bias_N: f32, added to the logits of the own keys.
+    parts: Keys and values.
     scale: Of the logits; None: 1/sqrt(H).
     softcap: See `attention.capped`.
 
@@ -77,42 +95,51 @@ def attend_shared(
     Float [B, P, T, N, H]; zeros for a query that may look nowhere.
   """
   num_heads, head_dim = q_BPTNH.shape[-2:]
-  num_kv_heads = shared.key.shape[-2]
-  groups = (num_kv_heads, num_heads // num_kv_heads)
+  num_kv_heads = parts[0].key_value.key.shape[-2]
   scale = head_dim**-0.5 if scale is None else scale
-  q = (q_BPTNH * scale).reshape(
-      *q_BPTNH.shape[:3], *groups, head_dim
+  q_BPTKGH = (q_BPTNH * scale).reshape(
+      *q_BPTNH.shape[:3], num_kv_heads, num_heads // num_kv_heads, head_dim
   )
-  logits = jnp.einsum(
-      'BPTKGH,BSKH->BKGPTS', q, shared.key, preferred_element_type=jnp.float32
+  logits = [_logits(q_BPTKGH, part, softcap) for part in parts]
+  top = functools.reduce(
+      jnp.maximum, [jnp.max(x, axis=-1, keepdims=True) for x in logits]
   )
-  logits = attention.capped(logits, softcap)
-  if bias_NBPS is not None:
-    bias = bias_NBPS.reshape(*groups, *bias_NBPS.shape[1:])
-    logits += jnp.moveaxis(bias, 2, 0)[:, :, :, :, None]
-  if mask is not None:
-    mask_BPTS = mask if mask.ndim == 4 else mask[:, :, None]
-    logits = jnp.where(mask_BPTS[:, None, None], logits, attention.MASKED)
-  if own is not None:
-    own_logits = jnp.einsum(
-        'BPTKGH,BPUKH->BKGPTU', q, own.key, preferred_element_type=jnp.float32
+  top = jax.lax.stop_gradient(top)
+  weights = [jnp.exp(x - top) for x in logits]
+  total = functools.reduce(
+      jnp.add, [jnp.sum(w, axis=-1, keepdims=True) for w in weights]
+  )
+  out = functools.reduce(jnp.add, [
+      jnp.einsum(
+          f'BKGPTS,{part.letters}->BPTKGH',
+          (w / total).astype(part.key_value.value.dtype),
+          part.key_value.value,
+      )
+      for w, part in zip(weights, parts)
+  ])
+  masks = [part.mask for part in parts if part.mask is not None]
+  if len(masks) == len(parts):
+    anywhere_BPT = functools.reduce(
+        jnp.logical_or, [jnp.any(mask, axis=-1) for mask in masks]
     )
-    own_logits = attention.capped(own_logits, softcap)
-    if own_bias_N is not None:
-      own_logits += own_bias_N.reshape(*groups, 1, 1, 1)
-    if own_mask_TU is not None:
-      own_logits = jnp.where(own_mask_TU, own_logits, attention.MASKED)
-    logits = jnp.concatenate([logits, own_logits], axis=-1)
-  probs = jax.nn.softmax(logits, axis=-1).astype(shared.value.dtype)
-  shared_probs = probs[..., : shared.key.shape[1]]
-  out = jnp.einsum('BKGPTS,BSKH->BPTKGH', shared_probs, shared.value)
-  if own is not None:
-    own_probs = probs[..., shared.key.shape[1] :]
-    out += jnp.einsum('BKGPTU,BPUKH->BPTKGH', own_probs, own.value)
-  elif mask is not None:
-    anywhere_BPT = jnp.any(mask_BPTS, axis=-1)
     out = jnp.where(anywhere_BPT[..., None, None, None], out, 0)
   return out.reshape(q_BPTNH.shape)
+
+
+def _logits(q_BPTKGH: jax.Array, part: Part, softcap: float) -> jax.Array:
+  """f32[B, K, G, P, T, S]."""
+  logits = jnp.einsum(
+      f'BPTKGH,{part.letters}->BKGPTS', q_BPTKGH, part.key_value.key,
+      preferred_element_type=jnp.float32,
+  )
+  logits = attention.capped(logits, softcap)
+  if part.bias is not None:
+    groups = q_BPTKGH.shape[3:5]
+    bias = part.bias.reshape(*groups, *part.bias.shape[1:])
+    logits += jnp.moveaxis(bias, 2, 0)
+  if part.mask is not None:
+    logits = jnp.where(part.mask[:, None, None], logits, attention.MASKED)
+  return logits
 
 
 def _falling_bias(
@@ -194,7 +221,7 @@ class GatedCrossAttention(nn.Module):
   """`x + tanh(g) attend(x)`, then `x + tanh(g') mlp(x)` (arXiv 2204.14198).
 
   Both gates are zero at first: the decoder then is exactly what it was without
-  a user.
+  a user; and so it stays for rows whose user has nothing to look at.
 
   Attributes:
     config: Sizes.
@@ -241,10 +268,15 @@ class GatedCrossAttention(nn.Module):
     q_BPTNH = q_RTNH.reshape(num_users, -1, *q_RTNH.shape[1:])
     bias = None
     if recency_BPS is not None and self.config.max_recency:
-      bias = self.recency(recency_BPS)
-    y = attend_shared(q_BPTNH, kv, mask_BPS, bias).reshape(q_RTNH.shape)
+      bias = self.recency(recency_BPS)[:, :, :, None]
+    part = Part(kv, mask_BPS[:, :, None], bias)
+    y = attend_parts(q_BPTNH, [part]).reshape(q_RTNH.shape)
     x_RTD = x_RTD + jnp.tanh(self.gate).astype(x_RTD.dtype) * self.proj.out(y)
     if self.config.mlp_dim:
       gate = jnp.tanh(self.mlp_gate).astype(x_RTD.dtype)
-      x_RTD = x_RTD + gate * self.mlp(self.mlp_norm(x_RTD))
+      y_RTD = gate * self.mlp(self.mlp_norm(x_RTD))
+      is_read_R = attention.of_rows(
+          jnp.any(mask_BPS, axis=-1), x_RTD.shape[0]
+      )
+      x_RTD = x_RTD + jnp.where(is_read_R[:, None, None], y_RTD, 0)
     return x_RTD

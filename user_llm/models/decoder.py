@@ -2,10 +2,11 @@
 
 Layers are scanned in groups of `cross_attention.every`; the last layer of each
 group is preceded by a `GatedCrossAttention`, which exists only where users are
-given. Everything else has the same names with and without users.
+given to look at. Users can also stand before the text. Everything else has the
+same names with and without users.
 
-Shapes: B users (prompts), P rows a user, R = B * P, T tokens, U capacity of a
-cache, D width, N heads, K KV heads, H head width, V vocabulary (padded).
+Shapes: B users (prompts), P rows a user, R = B * P, T tokens, S tokens of a
+user, D width, N heads, K KV heads, H head width, V vocabulary (padded).
 """
 
 import flax.linen as nn
@@ -34,7 +35,7 @@ class DecoderLayer(nn.Module):
   def _attend(
       self,
       x_RTD: jax.Array,
-      cache: tuple[attention.KeyValue, attention.KeyValue] | None,
+      cache: causal_attention.LayerCache,
       slots: kv_cache.Slots,
       where: positions_lib.Positions | None,
   ) -> tuple[jax.Array, attention.KeyValue]:
@@ -61,11 +62,11 @@ class DecoderLayer(nn.Module):
   def __call__(
       self,
       x_RTD: jax.Array,
-      cache: tuple[attention.KeyValue, attention.KeyValue] | None = None,
+      cache: causal_attention.LayerCache = causal_attention.LayerCache(),
       slots: kv_cache.Slots = kv_cache.Slots(),
       where: positions_lib.Positions | None = None,
   ) -> tuple[jax.Array, attention.KeyValue]:
-    """Returns the output, and keys and values: all, or with a cache `added`."""
+    """Returns the output, and keys and values, see `causal_attention`."""
     config = self.config
     dropout = layers.Dropout(config.dropout_rate)
 
@@ -114,7 +115,7 @@ class Group(nn.Module):
       slots: kv_cache.Slots,
       keep_kv: bool,
       user_kv: attention.KeyValue | None,
-      cache: tuple | None,
+      cache: causal_attention.LayerCache,
       where: tuple[positions_lib.Positions, ...] | None,
   ) -> tuple[jax.Array, tuple | None]:
     """Runs the layers.
@@ -125,14 +126,18 @@ class Group(nn.Module):
       slots: Of the prompts and the cache.
       keep_kv: Whether to return keys and values.
       user_kv: Of the user tokens, float[B, S, K, H]; None: no user.
-      cache: For each layer, the prompt's and the added keys and values.
+      cache: As of one layer, with an entry for each layer in place of its keys
+        and values.
       where: Of each layer; None: all as the config's first.
     """
     kept = []
     for i, layer in enumerate(self.layers):
       if user_kv is not None and i == self.num_layers - 1:
         x_RTD = self.cross_attention(x_RTD, user_kv, *masks)
-      layer_cache = None if cache is None else tuple(c[i] for c in cache)
+      layer_cache = causal_attention.LayerCache(
+          tuple(part[i] for part in cache.shared),
+          None if cache.added is None else cache.added[i],
+      )
       x_RTD, kv = layer(
           x_RTD, layer_cache, slots, None if where is None else where[i]
       )
@@ -185,39 +190,78 @@ class Decoder(nn.Module):
     _, kv = self.groups.key_value(None, user.tokens)
     return cross_attention_lib.UserContext(kv, user.mask, user.recency)
 
+  def prefix_context(
+      self, x_BSD: jax.Array, mask_BPS: jax.Array
+  ) -> cross_attention_lib.UserContext:
+    """Reads users that stand before the text, once a user.
+
+    Args:
+      x_BSD: Float, in place of embeddings of tokens.
+      mask_BPS: bool, True for the tokens that a row sees: the first ones.
+    """
+    _, kv = self._run(x_BSD, None, kv_cache.NOTHING, keep_kv=True)
+    return cross_attention_lib.UserContext(
+        prefix=kv_cache.prefix(kv, mask_BPS)
+    )
+
+  def embedding_size(self) -> jax.Array:
+    """f32[], root mean square of the embeddings as the layers read them."""
+    table_VD = jax.lax.stop_gradient(self.embed.table).astype(jnp.float32)
+    is_token_V = jnp.arange(table_VD.shape[0]) < self.config.vocab_size
+    square_V = jnp.mean(jnp.square(table_VD), axis=-1)
+    mean = jnp.mean(square_V, where=is_token_V)
+    scale = self.config.embed_dim if self.config.scaled_embeddings else 1
+    return jnp.sqrt(scale * mean)
+
   def __call__(
       self,
       tokens_RT: jax.Array,
       context: cross_attention_lib.UserContext | None = None,
       cache: kv_cache.Cache | None = None,
       keep_kv: bool = False,
-      slots: kv_cache.Slots = kv_cache.Slots(),
   ) -> tuple[jax.Array, tuple | None]:
-    """Runs the layers over tokens, or over what comes after a cache.
+    """Runs the layers over tokens.
 
     Args:
       tokens_RT: i32; the rows of one user are next to each other.
       context: Of the B users; None: a plain language model.
-      cache: Of earlier calls.
+      cache: What stands before the tokens; None: the context's prefix.
       keep_kv: Whether to return keys and values.
-      slots: Where `tokens_RT` begin, if some do with padding; a cache has its
-        own.
 
     Returns:
       Float [R, T, D], normed for `logits`; and if asked, keys and values: of
-      these tokens, or with a cache `cache.added` with them written into it.
+      these tokens, or `cache.added` with them written into it.
     """
-    config = self.config
     x_RTD = self.embed(tokens_RT)
-    if config.scaled_embeddings:
-      x_RTD *= jnp.asarray(config.embed_dim**0.5, x_RTD.dtype)
+    if self.config.scaled_embeddings:
+      x_RTD *= jnp.asarray(self.config.embed_dim**0.5, x_RTD.dtype)
+    if cache is None:
+      cache = kv_cache.NOTHING if context is None else context.prefix
+    x_RTD, kv = self._run(x_RTD, context, cache, keep_kv)
+    if self.is_initializing():
+      self.logits(x_RTD)
+      self.config.lora.check(self.variables['params'])
+    return x_RTD, kv
+
+  def _run(
+      self,
+      x_RTD: jax.Array,
+      context: cross_attention_lib.UserContext | None,
+      cache: kv_cache.Cache,
+      keep_kv: bool,
+  ) -> tuple[jax.Array, tuple | None]:
+    """`__call__`, of embeddings."""
+    config, slots = self.config, cache.slots
     user_kv = masks = None
-    groups_cache = rest_cache = None
     if context is not None:
       user_kv, masks = context.key_value, (context.mask, context.recency)
-    if cache is not None:
-      slots = cache.slots
-      groups_cache, rest_cache = zip(cache.prompt, cache.added)
+    added = (None, None) if cache.added is None else cache.added
+    groups_cache, rest_cache = (
+        causal_attention.LayerCache(
+            tuple(part[i] for part in cache.shared), added[i]
+        )
+        for i in range(2)
+    )
     groups_where, rest_where = config.positions_of_groups()
     x_RTD, kv = self.groups(
         x_RTD, masks, slots, keep_kv, user_kv, groups_cache, groups_where
@@ -227,11 +271,7 @@ class Decoder(nn.Module):
       x_RTD, rest_kv = self.rest(
           x_RTD, None, slots, keep_kv, None, rest_cache, rest_where
       )
-    x_RTD = self.norm(x_RTD)
-    if self.is_initializing():
-      self.logits(x_RTD)
-      config.lora.check(self.variables['params'])
-    return x_RTD, (kv, rest_kv) if keep_kv else None
+    return self.norm(x_RTD), (kv, rest_kv) if keep_kv else None
 
   def logits(self, x_RTD: jax.Array) -> jax.Array:
     """f32[R, T, V] over the padded vocabulary, the padding masked."""
@@ -275,11 +315,11 @@ class Decoder(nn.Module):
     Returns:
       f32[B, V], the logits of what comes next, and a cache for `extend`.
     """
-    pads_B = kv_cache.pads(tokens_BT)
-    x_BTD, prompt = self(
-        tokens_BT, context, keep_kv=True, slots=kv_cache.Slots(pads_B)
-    )
-    cache = kv_cache.with_room(prompt, pads_B, rows, capacity)
+    before = kv_cache.NOTHING if context is None else context.prefix
+    slots = before.slots._replace(pads=kv_cache.pads(tokens_BT))
+    before = before._replace(slots=slots)
+    x_BTD, prompt = self(tokens_BT, context, before, keep_kv=True)
+    cache = kv_cache.with_room(before, prompt, rows, capacity)
     return self.logits(x_BTD[:, -1:])[:, 0], cache
 
   def extend(

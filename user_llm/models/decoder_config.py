@@ -40,7 +40,8 @@ class DecoderConfig:
       padding here and then never predicted; 0: it may stay there.
     norm_epsilon: Of every norm.
     dropout_rate: On the outputs of attention and feed-forward.
-    cross_attention: Where and how users are read.
+    cross_attention: Where and how users are read, if not as a soft prompt; its
+      `every` layers make a scanned group in any case.
     lora: Which kernels have a low-rank update.
     scan_unroll: Groups that one iteration of the scan runs.
     remat: Whether to recompute a group's activations in the backward pass.

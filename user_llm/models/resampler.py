@@ -108,7 +108,7 @@ class ResamplerBlock(nn.Module):
     if user.recency is not None and config.max_recency:
       bias = cross_attention.RecencyBias(
           config.num_heads, config.max_recency, name='recency'
-      )(user.recency)
+      )(user.recency)[:, :, :, None]
     # The latents start as nearly unseen: saying nothing of the user at first,
     # they would drown the last event, and training would stall.
     own_bias_N = self.param(
@@ -120,13 +120,16 @@ class ResamplerBlock(nn.Module):
         (config.num_heads,),
     )
     split = lambda y: y.reshape(*x_BPKD.shape[:2], *y.shape[1:])
-    y = cross_attention.attend_shared(
+    own_kv = jax.tree.map(split, proj.key_value(y_RKD))
+    own_bias = own_bias_N.reshape(-1, 1, 1, 1, 1)
+    y = cross_attention.attend_parts(
         split(proj.query(y_RKD)),
-        proj.key_value(tokens),
-        user.mask,
-        bias,
-        own=jax.tree.map(split, proj.key_value(y_RKD)),
-        own_bias_N=own_bias_N,
+        [
+            cross_attention.Part(
+                proj.key_value(tokens), user.mask[:, :, None], bias
+            ),
+            cross_attention.Part(own_kv, bias=own_bias),
+        ],
     )
     rows = rows + proj.out(y.reshape(-1, *y.shape[2:]))
     y_RKD = layers.MLP(
@@ -148,7 +151,11 @@ class PerceiverResampler(nn.Module):
   def __call__(
       self, user: cross_attention.UserTokens
   ) -> cross_attention.UserTokens:
-    """Tokens [B, S, D'] -> [B * P, K, D], one "user" for each target."""
+    """Tokens [B, S, D'] -> [B * P, K, D], one "user" for each target.
+
+    The latents of a target that sees no events are masked: they would say
+    something of nobody.
+    """
     config = self.config
     tokens = layers.Dense(
         config.embed_dim, ('features', 'embed'), name='projection'
@@ -168,5 +175,8 @@ class PerceiverResampler(nn.Module):
     x_RKD = layers.RMSNorm(name='norm')(
         x_BPKD.reshape(-1, *x_BPKD.shape[2:])
     )
-    mask = jnp.ones((x_RKD.shape[0], 1, config.num_latents), jnp.bool_)
+    has_events_R = jnp.any(user.mask, axis=-1).reshape(-1)
+    mask = jnp.broadcast_to(
+        has_events_R[:, None, None], (x_RKD.shape[0], 1, config.num_latents)
+    )
     return cross_attention.UserTokens(x_RKD, mask, None)

@@ -1,5 +1,7 @@
 """A user encoder and a decoder that reads it (arXiv 2402.13598, section 3).
 
+For a user without events the decoder answers as it would by itself.
+
 Shapes: B users, P targets a user, R = B * P, L events, T tokens, D width, V
 vocabulary (padded).
 """
@@ -16,6 +18,7 @@ from user_llm.models import decoder as decoder_lib
 from user_llm.models import decoder_config
 from user_llm.models import kv_cache
 from user_llm.models import layers
+from user_llm.models import readers
 from user_llm.models import resampler as resampler_lib
 from user_llm.models import user_encoder as encoder_lib
 
@@ -33,6 +36,7 @@ class UserLLMConfig:
     decoder: The language model.
     user_encoder: What reads a history; `NoUserConfig()`: a plain LM.
     resampler: What makes few tokens of many; by default nothing does.
+    reader: How the decoder reads the tokens.
   """
 
   decoder: decoder_config.DecoderConfig
@@ -40,12 +44,16 @@ class UserLLMConfig:
   resampler: (
       resampler_lib.ResamplerConfig | resampler_lib.NoResamplerConfig
   ) = resampler_lib.NoResamplerConfig()
+  reader: readers.CrossAttentionReaderConfig | readers.SoftPromptConfig = (
+      readers.CrossAttentionReaderConfig()
+  )
 
   def __post_init__(self):
     for name, kind in (
         ('decoder', 'DecoderConfig'),
         ('user_encoder', 'UserEncoderConfig or NoUserConfig'),
         ('resampler', 'ResamplerConfig or NoResamplerConfig'),
+        ('reader', 'CrossAttentionReaderConfig or SoftPromptConfig'),
     ):
       value = getattr(self, name)
       if type(value).__name__ not in kind.split(' or '):
@@ -68,7 +76,7 @@ class UserLLMConfig:
 
 
 class UserLLM(nn.Module):
-  """Encoder -> resampler -> projection -> decoder with cross-attention."""
+  """Encoder -> resampler -> projection -> reader -> decoder."""
 
   config: UserLLMConfig
 
@@ -81,6 +89,7 @@ class UserLLM(nn.Module):
       self.projection = layers.Dense(
           config.decoder.embed_dim, ('features', 'embed')
       )
+      self.reader = config.reader.make()
 
   def user_context(
       self, batch: Mapping[str, jax.Array]
@@ -91,9 +100,10 @@ class UserLLM(nn.Module):
     targets: target p sees the first `history_end[:, p]` of them.
 
     Returns:
-      What the decoder's cross-attentions need; None where there is no user.
+      What the decoder's layers need; None where nothing in the batch is about
+      users, and the model is its decoder.
     """
-    if not self.config.has_user:
+    if not any(key in batch for key in self.config.user_keys):
       return None
     tokens_BLD = self.user_encoder(
         *encoder_lib.inputs(batch, self.config.user_encoder)
@@ -109,7 +119,7 @@ class UserLLM(nn.Module):
         )
     )
     user = user._replace(tokens=self.projection(user.tokens))
-    return self.decoder.user_context(user)
+    return self.reader(user, self.decoder)
 
   def __call__(self, batch: Mapping[str, jax.Array]) -> jax.Array:
     """Reads users and, teacher-forced, questions with their answers.
