@@ -31,6 +31,7 @@ AXIS_RULES: Mapping[str, str | tuple[str, ...] | None] = {
     'head': None,
     'norm': None,
     'layers': None,
+    'modalities': None,
     'features': None,
     'latents': None,
     'lora': None,

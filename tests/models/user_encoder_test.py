@@ -1,5 +1,6 @@
-"""The encoder: causal, packed or not, blind to padding; validation."""
+"""The encoder, early and late: causal, packed or not, blind to padding."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,6 +9,7 @@ import pytest
 
 from user_llm import partitioning
 from user_llm.data import schema as schema_lib
+from user_llm.models import attention
 from user_llm.models import user_encoder
 
 _SCHEMA = schema_lib.EventSchema(
@@ -22,7 +24,10 @@ _SIZES = dict(
     feature_embed_dim=6,
 )
 _CONFIG = user_encoder.UserEncoderConfig(**_SIZES)
-_MODULE = user_encoder.UserEncoder(_CONFIG)
+_LATE = user_encoder.UserEncoderConfig(
+    **_SIZES, fusion=user_encoder.LateFusion()
+)
+_BOTH = pytest.mark.parametrize('config', [_CONFIG, _LATE], ids=['early', 'late'])
 
 
 def _row(num_events, seed=0):
@@ -43,11 +48,11 @@ def _padded(row, length):
 
 
 @functools.cache
-def _params():
+def _params(config=_CONFIG):
   boxed = jax.eval_shape(
-      _MODULE.init,
+      user_encoder.UserEncoder(config).init,
       jax.random.key(0),
-      *user_encoder.inputs(_padded(_row(3), 8), _CONFIG),
+      *user_encoder.inputs(_padded(_row(3), 8), config),
   )['params']
   rng = np.random.default_rng(5)
   return jax.tree.map(
@@ -56,15 +61,15 @@ def _params():
   )
 
 
-@jax.jit
-def _apply(batch):
-  return _MODULE.apply(
-      {'params': _params()}, *user_encoder.inputs(batch, _CONFIG)
+@functools.partial(jax.jit, static_argnums=1)
+def _apply(batch, config=_CONFIG):
+  return user_encoder.UserEncoder(config).apply(
+      {'params': _params(config)}, *user_encoder.inputs(batch, config)
   )
 
 
-def _encode(row, length=8):
-  return np.asarray(_apply(_padded(row, length)))[0]
+def _encode(row, config=_CONFIG, length=8):
+  return np.asarray(_apply(_padded(row, length), config))[0]
 
 
 def test_parameters():
@@ -79,43 +84,98 @@ def test_parameters():
   assert params['heads_genre']['kernel'].shape == (16, 6)
 
 
+def test_parameters_of_late_fusion():
+  """A Transformer a modality, as the early one; the rest is the same."""
+  params = _params(_LATE)
+  assert params.keys() == {
+      'embeds_item', 'embeds_genre', 'inputs_item', 'inputs_genre',
+      'transformers', 'projection', 'norm', 'heads_item', 'heads_genre',
+  }
+  assert params['inputs_genre']['kernel'].shape == (6, 16)
+  assert params['projection']['kernel'].shape == (32, 16)
+  early = {k: _params()[k] for k in params['transformers']}
+  assert early.keys() == {'input_norm', 'blocks_0', 'blocks_1', 'norm'}
+  assert jax.tree.map(lambda x: (2, *x.shape), early) == jax.tree.map(
+      lambda x: x.shape, params['transformers']
+  )
+
+
+def test_late_transformers_start_apart():
+  module = user_encoder.UserEncoder(_LATE)
+  boxed = module.init(
+      jax.random.key(0), *user_encoder.inputs(_padded(_row(3), 8), _LATE)
+  )['params']
+  kernel = boxed['transformers']['blocks_0']['mlp']['up']['kernel']
+  assert kernel.names == ('modalities', 'embed', 'mlp')
+  first, second = kernel.value
+  assert np.abs(first - second).max() > 0.1
+  # One modality's fan-in, not both's.
+  np.testing.assert_allclose(first.std(), 16**-0.5, rtol=0.2)
+
+
+def test_late_features_do_not_mix_before_fusion():
+  module = user_encoder.UserEncoder(_LATE)
+
+  @jax.jit
+  def apart(batch):
+    events, positions, segments = user_encoder.inputs(batch, _LATE)
+
+    def run(module):
+      mask = attention.causal_mask(positions, segments)
+      return module.fusion.apart(module.embedded(events), positions, mask)
+
+    return module.apply({'params': _params(_LATE)}, method=run)
+
+  row = _row(6)
+  want = apart(_padded(row, 8))
+  assert want.shape == (2, 1, 8, 16)
+  for m, name in enumerate(('user_item', 'user_genre')):
+    changed = {**row, name: row[name] % 3 + 1}
+    found = apart(_padded(changed, 8))
+    assert np.abs(found[m] - want[m])[0, :6].max(axis=-1).min() > 1e-3
+    np.testing.assert_array_equal(found[1 - m], want[1 - m])
+
+
 @pytest.mark.parametrize('name', ['user_item', 'user_genre'])
 @pytest.mark.parametrize('at', [0, 3, 5])
-def test_an_event_changes_itself_and_later_ones_only(name, at):
+@_BOTH
+def test_an_event_changes_itself_and_later_ones_only(config, name, at):
   row = _row(6)
   changed = {k: v.copy() for k, v in row.items()}
   changed[name][at] = changed[name][at] % 3 + 1
-  difference = np.abs(_encode(changed) - _encode(row)).max(axis=-1)
+  difference = np.abs(_encode(changed, config) - _encode(row, config))
+  difference = difference.max(axis=-1)
   np.testing.assert_array_equal(difference[:6] > 1e-6, np.arange(6) >= at)
 
 
-def test_padding_changes_nothing():
+@_BOTH
+def test_padding_changes_nothing(config):
   row = _row(6)
-  alone = np.asarray(
-      _MODULE.apply(
-          {'params': _params()},
-          *user_encoder.inputs(_padded(row, 6), _CONFIG),
-      )
-  )[0]
-  np.testing.assert_allclose(_encode(row)[:6], alone, rtol=1e-5, atol=1e-6)
+  alone = _encode(row, config, length=6)
+  np.testing.assert_allclose(
+      _encode(row, config)[:6], alone, rtol=1e-5, atol=1e-6
+  )
   # Whatever the padding's ids are.
   batch = _padded(row, 8)
   batch['user_item'][0, 6:] = 5
-  np.testing.assert_array_equal(_apply(batch)[0, :6], _encode(row)[:6])
+  np.testing.assert_array_equal(
+      _apply(batch, config)[0, :6], _encode(row, config)[:6]
+  )
 
 
-def test_packed_segments_equal_separate_rows():
+@_BOTH
+def test_packed_segments_equal_separate_rows(config):
   first, second = _row(3), _row(4, seed=1)
   packed = {
       name: np.concatenate([first[name], second[name]]) for name in first
   }
   packed['segment_ids'] = np.repeat([1, 2], [3, 4])
-  found = _encode(packed)
+  found = _encode(packed, config)
   np.testing.assert_allclose(
-      found[:3], _encode(first)[:3], rtol=1e-5, atol=1e-6
+      found[:3], _encode(first, config)[:3], rtol=1e-5, atol=1e-6
   )
   np.testing.assert_allclose(
-      found[3:7], _encode(second)[:4], rtol=1e-5, atol=1e-6
+      found[3:7], _encode(second, config)[:4], rtol=1e-5, atol=1e-6
   )
 
 
@@ -127,11 +187,12 @@ def test_the_order_of_events_matters():
   assert np.abs(_encode(swapped)[4] - _encode(row)[4]).max() > 1e-3
 
 
-def test_dropout_needs_its_rng():
-  config = user_encoder.UserEncoderConfig(**{**_SIZES, 'dropout_rate': 0.5})
+@_BOTH
+def test_dropout_needs_its_rng(config):
+  variables = {'params': _params(config)}
+  config = dataclasses.replace(config, dropout_rate=0.5)
   module = user_encoder.UserEncoder(config)
   arguments = user_encoder.inputs(_padded(_row(6), 8), config)
-  variables = {'params': _params()}
   rngs = {'dropout': jax.random.key(0)}
   quiet = module.apply(variables, *arguments)
   np.testing.assert_array_equal(quiet, module.apply(variables, *arguments))
@@ -144,7 +205,8 @@ def test_dropout_needs_its_rng():
 
 def test_the_head_scores_in_the_table_of_its_feature():
   x = np.asarray(_apply(_padded(_row(4), 8)))
-  h, table = _MODULE.apply({'params': _params()}, x, 'genre', method='head')
+  module = user_encoder.UserEncoder(_CONFIG)
+  h, table = module.apply({'params': _params()}, x, 'genre', method='head')
   assert table.shape == (128, 6)
   np.testing.assert_allclose(
       h, x @ _params()['heads_genre']['kernel'], rtol=1e-5, atol=1e-5
@@ -162,6 +224,7 @@ def test_the_head_scores_in_the_table_of_its_feature():
         ({'item_embed_dim': -1}, 'item_embed_dim must be'),
         ({'dropout_rate': 1.0}, r'dropout_rate must be in \[0, 1\)'),
         ({'dropout_rate': '0.1'}, 'dropout_rate must be'),
+        ({'fusion': 'late'}, r"\(FUSION\) must be .* not 'late'"),
     ],
 )
 def test_errors(fields, message):

@@ -1,6 +1,7 @@
 """The user encoder: events in, one embedding an event out.
 
-Shapes: B batch, L events, D width, E feature embedding, V ids of a feature.
+Shapes: B batch, L events, D width, E feature embedding, M modalities, V ids of
+a feature.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,26 @@ from user_llm.models import layers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EarlyFusion:
+  """The features of an event make one token of one Transformer."""
+
+  def make(self, config: 'UserEncoderConfig') -> nn.Module:
+    return EarlyFusionEncoder(config)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LateFusion:
+  """A Transformer a feature; their outputs are fused (arXiv 2402.13598v1).
+
+  Each has the sizes of `UserEncoderConfig`, so that M modalities cost M times
+  as much as one.
+  """
+
+  def make(self, config: 'UserEncoderConfig') -> nn.Module:
+    return LateFusionEncoder(config)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class UserEncoderConfig:
   """Sizes of a `UserEncoder`.
 
@@ -30,6 +51,7 @@ class UserEncoderConfig:
     feature_embed_dim: Size E of every other feature's embedding.
     rotary_base: Of the rotary positions.
     dropout_rate: On embeddings, attention and feed-forward outputs.
+    fusion: Where the features of an event meet.
   """
 
   schema: schema_lib.EventSchema
@@ -41,6 +63,7 @@ class UserEncoderConfig:
   feature_embed_dim: int = 32
   rotary_base: float = 10_000.0
   dropout_rate: float = 0.1
+  fusion: EarlyFusion | LateFusion = EarlyFusion()
 
   def __post_init__(self):
     for name in (
@@ -72,6 +95,17 @@ class UserEncoderConfig:
           'UserEncoderConfig.dropout_rate must be in [0, 1), not '
           f'{self.dropout_rate!r}.'
       )
+    if not isinstance(self.fusion, (EarlyFusion, LateFusion)):
+      raise ValueError(
+          'UserEncoderConfig.fusion (FUSION) must be an EarlyFusion or a '
+          f'LateFusion, not {self.fusion!r}.'
+      )
+
+  @property
+  def event_keys(self) -> tuple[str, ...]:
+    """Batch keys of what `inputs` takes."""
+    names = tuple(f'user_{name}' for name in self.schema.names)
+    return (*names, 'positions', 'segment_ids')
 
   def modality_dim(self, name: str) -> int:
     if name == 'item':
@@ -107,12 +141,107 @@ class EncoderBlock(nn.Module):
     )
 
 
+class Transformer(nn.Module):
+  """Causal blocks between two norms: float [B, L, D] in and out."""
+
+  config: UserEncoderConfig
+
+  def setup(self) -> None:
+    config = self.config
+    self.input_norm = layers.RMSNorm()
+    self.dropout = layers.Dropout(config.dropout_rate)
+    self.blocks = [EncoderBlock(config) for _ in range(config.num_layers)]
+    self.norm = layers.RMSNorm()
+
+  def __call__(
+      self, x_BLD: jax.Array, positions_BL: jax.Array, mask_BLL: jax.Array
+  ) -> jax.Array:
+    # Embeddings are small at first: without the norm, the blocks' outputs would
+    # drown the event itself in the residual stream.
+    x_BLD = self.dropout(self.input_norm(x_BLD))
+    for block in self.blocks:
+      x_BLD = block(x_BLD, positions_BL, mask_BLL)
+    return self.norm(x_BLD)
+
+
+class EarlyFusionEncoder(nn.Module):
+  """Concatenation, projection, Transformer."""
+
+  config: UserEncoderConfig
+
+  def setup(self) -> None:
+    self.projection = layers.Dense(
+        self.config.embed_dim, ('features', 'embed')
+    )
+    self.transformer = Transformer(self.config)
+    nn.share_scope(self, self.transformer)
+
+  def __call__(
+      self,
+      features: list[jax.Array],
+      positions_BL: jax.Array,
+      mask_BLL: jax.Array,
+  ) -> jax.Array:
+    """The modalities' [B, L, E], in the schema's order -> [B, L, D]."""
+    x_BLD = self.projection(jnp.concatenate(features, axis=-1))
+    return self.transformer(x_BLD, positions_BL, mask_BLL)
+
+
+class LateFusionEncoder(nn.Module):
+  """Projections, a Transformer each, concatenation, projection.
+
+  The Transformers' parameters have a first axis of M: they run as one.
+  """
+
+  config: UserEncoderConfig
+
+  def setup(self) -> None:
+    config = self.config
+    self.inputs = {
+        m.name: layers.Dense(config.embed_dim, ('features', 'embed'))
+        for m in config.schema.modalities
+    }
+    self.transformers = nn.vmap(
+        Transformer,
+        in_axes=(0, None, None),
+        variable_axes={'params': 0},
+        split_rngs={'params': True, 'dropout': True},
+        metadata_params={nn.PARTITION_NAME: 'modalities'},
+    )(config)
+    self.projection = layers.Dense(config.embed_dim, ('features', 'embed'))
+    self.norm = layers.RMSNorm()
+
+  def apart(
+      self,
+      features: list[jax.Array],
+      positions_BL: jax.Array,
+      mask_BLL: jax.Array,
+  ) -> jax.Array:
+    """The modalities' [B, L, E], in the schema's order -> [M, B, L, D]."""
+    x_MBLD = jnp.stack([
+        self.inputs[name](x_BLE)
+        for name, x_BLE in zip(self.config.schema.names, features)
+    ])
+    return self.transformers(x_MBLD, positions_BL, mask_BLL)
+
+  def __call__(
+      self,
+      features: list[jax.Array],
+      positions_BL: jax.Array,
+      mask_BLL: jax.Array,
+  ) -> jax.Array:
+    """As `EarlyFusionEncoder`."""
+    x_MBLD = self.apart(features, positions_BL, mask_BLL)
+    x_BLD = self.projection(jnp.concatenate(list(x_MBLD), axis=-1))
+    return self.norm(x_BLD)
+
+
 class UserEncoder(nn.Module):
   """Causal Transformer over events (arXiv 2402.13598, section 3.1).
 
-  Each feature of an event has an embedding; they are concatenated and projected
-  to the width: one token an event. A head per feature projects an output back
-  to the feature's embedding space, to be scored against the same table.
+  Each feature of an event has an embedding; fused they are one output an event.
+  A head per feature projects it back to the feature's embedding space, to be
+  scored against the same table.
   """
 
   config: UserEncoderConfig
@@ -125,17 +254,21 @@ class UserEncoder(nn.Module):
         )
         for m in config.schema.modalities
     }
-    self.projection = layers.Dense(config.embed_dim, ('features', 'embed'))
-    self.input_norm = layers.RMSNorm()
-    self.dropout = layers.Dropout(config.dropout_rate)
-    self.blocks = [EncoderBlock(config) for _ in range(config.num_layers)]
-    self.norm = layers.RMSNorm()
+    self.fusion = config.fusion.make(config)
+    # Names that do not tell how they are fused.
+    nn.share_scope(self, self.fusion)
     self.heads = {
         m.name: layers.Dense(
             config.modality_dim(m.name), ('embed', 'features')
         )
         for m in config.schema.modalities
     }
+
+  def embedded(
+      self, events: dict[str, jax.Array]
+  ) -> list[jax.Array]:
+    """Float [B, L, E] of each modality, in the schema's order."""
+    return [self.embeds[name](events[name]) for name in self.config.schema.names]
 
   def __call__(
       self,
@@ -154,22 +287,11 @@ class UserEncoder(nn.Module):
     Returns:
       Float [B, L, D]: one embedding an event.
     """
-    x_BLD = self.projection(
-        jnp.concatenate(
-            [
-                self.embeds[m.name](events[m.name])
-                for m in self.config.schema.modalities
-            ],
-            axis=-1,
-        )
+    x_BLD = self.fusion(
+        self.embedded(events),
+        positions_BL,
+        attention.causal_mask(positions_BL, segment_ids_BL),
     )
-    # Embeddings are small at first: without the norm, the blocks' outputs would
-    # drown the event itself in the residual stream.
-    x_BLD = self.dropout(self.input_norm(x_BLD))
-    mask_BLL = attention.causal_mask(positions_BL, segment_ids_BL)
-    for block in self.blocks:
-      x_BLD = block(x_BLD, positions_BL, mask_BLL)
-    x_BLD = self.norm(x_BLD)
     if self.is_initializing():
       for m in self.config.schema.modalities:
         self.head(x_BLD, m.name)
