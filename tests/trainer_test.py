@@ -12,6 +12,11 @@ from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import train_state
 from user_llm import trainer as trainer_lib
+from user_llm.data import item_features
+from user_llm.data import schema
+from user_llm.models import dual_encoder
+from user_llm.models import user_encoder
+from user_llm.objectives import contrastive
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
 
@@ -34,12 +39,37 @@ _MESHES = {
 }
 
 
-def _trainer(data_dir, mesh='one', dropout_rate=0.0, **fields):
+def _next_event(data_dir, dropout_rate):
+  return small_run.objective(data_dir, dropout_rate=dropout_rate)
+
+
+def _late_fusion(data_dir, dropout_rate):
+  return small_run.objective(
+      data_dir, dropout_rate=dropout_rate, fusion=user_encoder.LateFusion()
+  )
+
+
+def _contrastive(data_dir, dropout_rate):
+  """Negatives are the whole batch's, wherever they are."""
+  return contrastive.Contrastive(
+      model=dual_encoder.DualEncoderConfig(
+          user_encoder=_next_event(data_dir, dropout_rate).encoder,
+          features=item_features.load_item_features(
+              data_dir=data_dir, split_rule=schema.LEAVE_ONE_OUT
+          ),
+      ),
+      negatives_per_row=3,
+  )
+
+
+def _trainer(
+    data_dir, mesh='one', dropout_rate=0.0, make=_next_event, **fields
+):
   optimizer = optimizers.AdamW(
       learning_rate=0.01, warmup_steps=1, weight_decay=0.1
   )
   return trainer_lib.Trainer(
-      objective=small_run.objective(data_dir, dropout_rate=dropout_rate),
+      objective=make(data_dir, dropout_rate),
       optimizer=optimizer.make(10),
       mesh=_MESHES[mesh](),
       **fields,
@@ -101,6 +131,15 @@ def test_meshes_agree(tiny_dataset, reference, mesh):
   ):
     assert mine.sharding.is_equivalent_to(theirs.sharding, mine.ndim)
     assert (mine.shape, mine.dtype) == (theirs.shape, theirs.dtype)
+
+
+@pytest.mark.parametrize('make', [_late_fusion, _contrastive])
+def test_meshes_agree_on_other_objectives(tiny_dataset, make):
+  found, wanted = (
+      _run(_trainer(tiny_dataset, mesh, 0.2, make), tiny_dataset)
+      for mesh in ('data_model', 'one')
+  )
+  _assert_equal_runs(found, wanted)
 
 
 def test_the_state_is_sharded(tiny_dataset):

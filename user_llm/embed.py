@@ -13,6 +13,7 @@ from user_llm.data import pipeline
 from user_llm.data import requests as requests_lib
 from user_llm.models import user_encoder
 from user_llm.objectives import conditioned_lm
+from user_llm.objectives import contrastive
 from user_llm.objectives import next_event
 from user_llm.objectives import objective as objective_lib
 
@@ -111,10 +112,13 @@ def _encoder_config(
 ) -> user_encoder.UserEncoderConfig:
   if isinstance(objective, next_event.NextEvent):
     return objective.encoder
+  if isinstance(objective, contrastive.Contrastive):
+    return objective.model.user_encoder
   if isinstance(objective, conditioned_lm.ConditionedLM):
     if objective.model.has_user:
       return objective.model.user_encoder
   raise ValueError(
       f'--workdir={workdir} is of a run without a user encoder; give one of '
-      'runs/pretrain_encoder.gin or runs/contextualize.gin.'
+      'runs/pretrain_encoder.gin, runs/pretrain_dual_encoder.gin or '
+      'runs/contextualize.gin.'
   )

@@ -187,7 +187,7 @@ def compiled_predict(objective: objective_lib.Objective) -> Any:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RankingEvaluator:
-  """Ranks every item as the next event by the encoder's own item head.
+  """Ranks every item as the next event by the scores of an encoder.
 
   Attributes:
     dataset: An `events` task.
@@ -259,7 +259,7 @@ class RankingEvaluator:
     return [
         {
             **history_of(self.dataset, self.split, batch, i),
-            'question': 'next event (item head)',
+            'question': 'next event',
             'answers': [
                 {'text': titles[item], 'score': float(score)}
                 for item, score in zip(

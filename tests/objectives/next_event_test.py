@@ -22,10 +22,10 @@ _SCHEMA = schema_lib.EventSchema(
 _LENGTH = 6
 
 
-def _objective(**fields):
+def _objective(fusion=user_encoder.EarlyFusion(), **fields):
   encoder = user_encoder.UserEncoderConfig(
       schema=_SCHEMA, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=16,
-      feature_embed_dim=4, dropout_rate=0.1,
+      feature_embed_dim=4, dropout_rate=0.1, fusion=fusion,
   )
   return next_event.NextEvent(encoder=encoder, **fields)
 
@@ -116,32 +116,11 @@ def test_predict():
     )
 
 
-def test_rank_items():
-  """Ids 0 .. 5, of which 0 is padding; ties count against the label."""
-  minus = -np.inf
-  scores = np.array([
-      [minus, 0.1, 0.4, 0.3, 0.4, 0.2],  # Label 3: behind 2 and 4.
-      [minus, 0.2, 0.2, 0.2, 0.1, 0.2],  # Label 2: ties with 1, 3 and 5.
-      [minus, 0.9, 0.1, 0.1, 0.1, 0.1],  # Label 1: seen before, and the best.
-      [minus, 0.5, 0.4, 0.3, 0.2, 0.1],  # Label 5: all others were seen.
-  ])
-  seen = np.array([[2, 0, 0, 0], [1, 3, 0, 0], [1, 2, 0, 0], [1, 2, 3, 4]])
-  found = next_event.rank_items(scores, np.array([3, 2, 1, 5]), seen)
-  np.testing.assert_array_equal(found['rank_all'], [3, 4, 1, 5])
-  np.testing.assert_array_equal(found['rank_unseen'], [2, 2, 1, 1])
-  np.testing.assert_array_equal(found['top_unseen'][0, :3], [4, 3, 5])
-  assert found['top_unseen'][2, 0] == 1
-  assert found['top_all'].shape == (4, 6)
-
-
-def test_a_broken_model_ranks_last():
-  scores = np.full((1, 6), np.nan)
-  found = next_event.rank_items(scores, np.array([3]), np.array([[0]]))
-  assert found['rank_all'][0] == found['rank_unseen'][0] == 6
-
-
-def test_it_learns_a_batch_by_heart():
-  objective, batch = _objective(), _batch()
+@pytest.mark.parametrize(
+    'fusion', [user_encoder.EarlyFusion(), user_encoder.LateFusion()]
+)
+def test_it_learns_a_batch_by_heart(fusion):
+  objective, batch = _objective(fusion), _batch()
   optimizer = optax.adam(0.02)
 
   @jax.jit

@@ -38,6 +38,31 @@ class NoResamplerConfig:
     return Identity()
 
 
+class LastEvent(nn.Module):
+  """One user token: what the encoder has read by the last event seen."""
+
+  def __call__(
+      self, user: cross_attention.UserTokens
+  ) -> cross_attention.UserTokens:
+    """Tokens [B, S, D] -> [B * P, 1, D], one "user" for each target."""
+    last_BP = user.mask.shape[-1] - 1 - jnp.argmax(user.mask[..., ::-1], axis=-1)
+    tokens_BPD = jnp.take_along_axis(user.tokens, last_BP[..., None], axis=1)
+    is_any_BP = jnp.any(user.mask, axis=-1)
+    return cross_attention.UserTokens(
+        tokens_BPD.reshape(-1, 1, tokens_BPD.shape[-1]),
+        is_any_BP.reshape(-1, 1, 1),
+        None,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LastEventConfig:
+  """The decoder reads the last event alone: one vector a user."""
+
+  def make(self) -> nn.Module:
+    return LastEvent()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResamplerConfig:
   """Sizes of a `PerceiverResampler`.

@@ -42,7 +42,9 @@ class UserLLMConfig:
   decoder: decoder_config.DecoderConfig
   user_encoder: encoder_lib.UserEncoderConfig | NoUserConfig = NoUserConfig()
   resampler: (
-      resampler_lib.ResamplerConfig | resampler_lib.NoResamplerConfig
+      resampler_lib.ResamplerConfig
+      | resampler_lib.NoResamplerConfig
+      | resampler_lib.LastEventConfig
   ) = resampler_lib.NoResamplerConfig()
   reader: readers.CrossAttentionReaderConfig | readers.SoftPromptConfig = (
       readers.CrossAttentionReaderConfig()
@@ -52,8 +54,11 @@ class UserLLMConfig:
     for name, kind in (
         ('decoder', 'DecoderConfig'),
         ('user_encoder', 'UserEncoderConfig or NoUserConfig'),
-        ('resampler', 'ResamplerConfig or NoResamplerConfig'),
         ('reader', 'CrossAttentionReaderConfig or SoftPromptConfig'),
+        (
+            'resampler',
+            'ResamplerConfig or NoResamplerConfig or LastEventConfig',
+        ),
     ):
       value = getattr(self, name)
       if type(value).__name__ not in kind.split(' or '):

@@ -12,7 +12,7 @@ FLOORS = (
     'popularity', 'markov', 'favourite_so_far', 'most_frequent_genre',
     'most_frequent_category', 'most_frequent_answer', 'copy_title',
 )
-_ORDER = ('user_llm', 'encoder_head', *FLOORS, *CEILINGS)
+_ORDER = ('user_llm', 'encoder_head', 'dual_encoder', *FLOORS, *CEILINGS)
 # A suffix of another goes behind it.
 _TASK_KINDS = {
     'events': 'next item',

@@ -12,6 +12,7 @@ from user_llm.report import results
 MODEL_LABELS = {
     'user_llm': 'User-LLM (text)',
     'encoder_head': 'Encoder head',
+    'dual_encoder': 'Dual encoder',
     'popularity': 'Popularity',
     'markov': 'Markov',
     'favourite_so_far': 'Favourite so far',
