@@ -74,15 +74,21 @@ def _check(found, want):
     )
 
 
-def test_encoder_from_the_command_line(tmp_path, tiny_dataset):
+@pytest.mark.parametrize('config', ['ENCODER', 'LATE_FUSION', 'DUAL_ENCODER'])
+def test_encoder_from_the_command_line(config, tmp_path, tiny_dataset):
   parts, params = small_user_llm.write_workdir(
-      tmp_path / 'run', small_user_llm.ENCODER, DATA_DIR=tiny_dataset
+      tmp_path / 'run', getattr(small_user_llm, config), DATA_DIR=tiny_dataset
   )
   users = _write_users(tmp_path / 'users.jsonl')
   output = tmp_path / 'out' / 'users.npz'
   flags = (f'--workdir={tmp_path / "run"}', f'--output={output}')
   assert main_lib.main(['embed', f'--input={users}', *flags]) == 0
-  want = _alone(parts['dataset'], parts['objective'].encoder, params, users)
+  encoder = (
+      parts['objective'].model.user_encoder if config == 'DUAL_ENCODER'
+      else parts['objective'].encoder
+  )
+  assert ('transformers' in params['user_encoder']) == (config == 'LATE_FUSION')
+  want = _alone(parts['dataset'], encoder, params, users)
   _check(np.load(output), want)
   assert os.listdir(output.parent) == ['users.npz']
 

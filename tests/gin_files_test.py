@@ -20,6 +20,7 @@ _FILES = sorted(p.relative_to(_ROOT).as_posix() for p in _ROOT.rglob('*.gin'))
 _RUNS = [name for name in _FILES if name.startswith('runs/')]
 _EXPERIMENTS = [name for name in _FILES if name.startswith('experiments/')]
 _STRATEGIES = [name for name in _FILES if name.startswith('strategies/')]
+_NUMBERS = {'NUM_STEPS': 200, 'BATCH_SIZE': 8, 'LEARNING_RATE': 0.001}
 
 
 @pytest.fixture(autouse=True)
@@ -129,23 +130,29 @@ def test_an_experiment_can_be_used(gin_file):
 
 @pytest.fixture(name='build')
 def _build(tiny_dataset, tiny_vocabulary, tiny_weights):
-  """Checks shapes, shardings and what trains, on the tiny dataset."""
+  """Checks shapes, shardings and what trains, on the tiny dataset.
+
+  Its result gives the parameters by path, and the shapes of a training batch.
+  """
   tiny = {
       'DATA_DIR': tiny_dataset,
       'VOCABULARY': tiny_vocabulary,
       'WEIGHTS': tiny_weights,
   }
 
-  def build(*gin_files):
+  def build(*gin_files, overrides=()):
     for gin_file in gin_files:
       bindings = _parse(gin_file)
-    values = {name: tiny.get(name, 'set') for name in _required(bindings)}
+    required = _required(bindings)
+    values = {
+        name: tiny.get(name, 'set') for name in required - _NUMBERS.keys()
+    }
     values['SPLIT_RULE'] = 'leave_one_out'
+    numbers = [f'{name}={_NUMBERS[name]}' for name in required & _NUMBERS.keys()]
+    texts = [f'{name}="{value}"' for name, value in values.items()]
     gin.clear_config()
-    gin_utils.load_config(
-        gin_files, [f'{name}="{value}"' for name, value in values.items()]
-    )
-    _check_built()
+    gin_utils.load_config(gin_files, [*texts, *numbers, *overrides])
+    return _check_built()
 
   return build
 
@@ -166,6 +173,7 @@ def _check_built():
     assert any(path.startswith(f'{source.prefix}/') for path in flat)
   for name in ('EVALUATORS', 'TEST_EVALUATORS'):
     train.check_evaluators(_value(name), objective, batch_size)
+  return flat, batch
 
 
 @pytest.mark.parametrize('gin_file', _EXPERIMENTS)
@@ -226,3 +234,46 @@ def test_a_soft_prompt_comes_after_the_run(tmp_path, build):
   )
   with pytest.raises(ValueError, match='cross_attention.* matches no train'):
     build(str(path))
+
+
+def test_late_fusion_is_a_macro(build):
+  files = ['models/user_encoder.gin', 'runs/pretrain_encoder.gin']
+  early, _ = build(*files)
+  late, _ = build(*files, overrides=['FUSION=@user_encoder.LateFusion()'])
+  assert 'user_encoder/blocks_5/mlp/up/kernel' in early
+  found = late['user_encoder/transformers/blocks_5/mlp/up/kernel']
+  assert found.shape == (3, 128, 512)
+
+
+def test_a_dual_encoder_builds(build):
+  files = ['models/user_encoder.gin', 'runs/pretrain_dual_encoder.gin']
+  params, batch = build(*files)
+  assert {path.split('/')[0] for path in params} == {
+      'user_encoder', 'item_tower', 'log_scale'
+  }
+  fixed, _ = build(*files, overrides=['LEARNED_TEMPERATURE=False'])
+  assert params.keys() - fixed.keys() == {'log_scale'}
+  assert 'target_item' in batch and 'target_genre' not in batch
+
+
+@pytest.mark.parametrize('has_user', [True, False])
+@pytest.mark.parametrize('prompt_tokens', [0, 40])
+def test_embeddings_and_text_prompts_are_settings_of_the_same_files(
+    has_user, prompt_tokens, build
+):
+  """Embeddings alone, with a short text, a text alone (and the question)."""
+  files = ['models/decoder_small.gin', 'data/next_item_and_favourite.gin']
+  if has_user:
+    files = ['models/user_encoder.gin', 'models/last_event.gin', *files]
+    files.append('runs/contextualize.gin')
+  else:
+    files.append('runs/text_prompt.gin')
+  overrides = [f'PROMPT_TOKENS={prompt_tokens}']
+  if prompt_tokens:
+    overrides.append('PROMPT_EVENTS=2')
+  params, batch = build(*files, overrides=overrides)
+  parts = {path.split('/')[0] for path in params}
+  assert ('user_encoder' in parts) == ('user_item' in batch) == has_user
+  asking = _value('DATASET').datasets[0].asking
+  assert asking.longest_prompt == prompt_tokens + asking.questions.longest
+  assert batch['input_tokens'].shape[-1] > asking.longest_prompt

@@ -15,6 +15,7 @@ from user_llm import metrics as metrics_lib
 from user_llm.data import pipeline
 from user_llm.decoding import trie
 from user_llm.objectives import conditioned_lm
+from user_llm.objectives import objective as objective_lib
 
 GENERATED_PROTOCOL = (
     'the answer is generated as text by beam search over the trie of all '
@@ -67,9 +68,13 @@ class AnswerEvaluator:
       self, objective: conditioned_lm.ConditionedLM, batch_size: int
   ) -> None:
     """See `evaluator.Evaluator.check`."""
-    evaluator_lib.check_split(
-        self.dataset, self.split, objective, batch_size
-    )
+    evaluator_lib.check_split(self.dataset, self.split, objective, batch_size)
+    objective_lib.check_length(objective, self.num_tokens, self.dataset.name)
+
+  @property
+  def num_tokens(self) -> int:
+    """Those that a prompt and its answer may have."""
+    return self.dataset.num_tokens(self.split)
 
   @property
   def answers(self) -> trie.Answers:

@@ -19,6 +19,7 @@ from user_llm.data import pipeline
 from user_llm.data import requests as requests_lib
 from user_llm.decoding import generate
 from user_llm.objectives import conditioned_lm
+from user_llm.objectives import objective as objective_lib
 
 _Evaluator = answer_evaluator.AnswerEvaluator | text_evaluator.TextEvaluator
 
@@ -86,6 +87,8 @@ def infer(
     raise ValueError(f'NUM_ANSWERS must be positive, not {num_answers!r}.')
   by_task = _by_task(evaluators, generation, workdir)
   asked = _read(input, by_task)
+  for task in asked:
+    objective_lib.check_length(objective, by_task[task].num_tokens, task)
   device_mesh = mesh.make()
   params = restore.params(
       workdir=workdir,

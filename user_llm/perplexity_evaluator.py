@@ -69,6 +69,9 @@ class PerplexityEvaluator:
           'PerplexityEvaluator needs an OBJECTIVE with a decoder: drop '
           'data/knowledge.gin from runs of the user encoder alone.'
       )
+    objective_lib.check_length(
+        objective, self.text.window_tokens, 'TEXT_WINDOW'
+    )
     vocab_size = objective.model.decoder.vocab_size
     if self.text.tokens.max() >= vocab_size:
       raise ValueError(

@@ -17,6 +17,7 @@ from user_llm.data import pipeline
 from user_llm.decoding import beam_search
 from user_llm.decoding import generate
 from user_llm.objectives import conditioned_lm
+from user_llm.objectives import objective as objective_lib
 
 ROUGE = ('rouge1', 'rouge2', 'rougeL')
 _PROTOCOL = (
@@ -76,8 +77,16 @@ class TextEvaluator:
       self, objective: conditioned_lm.ConditionedLM, batch_size: int
   ) -> None:
     """See `evaluator.Evaluator.check`."""
-    evaluator_lib.check_split(
-        self.dataset, self.split, objective, batch_size
+    evaluator_lib.check_split(self.dataset, self.split, objective, batch_size)
+    objective_lib.check_length(objective, self.num_tokens, self.dataset.name)
+
+  @property
+  def num_tokens(self) -> int:
+    """Those that a prompt and its text may have."""
+    prompt = self.dataset.asking.longest_prompt
+    return max(
+        self.dataset.num_tokens(self.split),
+        prompt + self.generation.max_tokens,
     )
 
   def answer(

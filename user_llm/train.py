@@ -85,6 +85,9 @@ def train(
   batch_spec = trainer_lib.select_batch(
       dataset.batch_spec('train', batch_size), objective.batch_keys
   )
+  if 'input_tokens' in batch_spec:
+    num_tokens = batch_spec['input_tokens'].shape[-1]
+    objective_lib.check_length(objective, num_tokens, dataset.name)
   trainer = trainer_lib.Trainer(
       objective=objective,
       optimizer=optimizer.make(num_steps),

@@ -62,6 +62,19 @@ def test_the_history_as_text(tmp_path, make):
   ]
 
 
+def test_the_last_events_of_the_history_as_text(tmp_path, make):
+  config = questions.TextPromptConfig(max_tokens=80, max_events=2)
+  dataset = make('next_item', history_as_text=config)
+  history = [{'item': f's{i}', 'rating': i} for i in (1, 3, 5)]
+  users = _read(
+      tmp_path, dataset, {'history': history}, {'history': history[:1]}
+  )
+  assert _texts(dataset, dataset.request_prompts(users, rows=2)) == [
+      'Film 3 (1953), Comedy, 3; Film 5 (1955), Drama, 5; Which film next?',
+      'Film 1 (1951), Action, 1; Which film next?',
+  ]
+
+
 def test_what_is_missing_is_named(tmp_path, make):
   dataset = make('review_generation')
   event = {'item': 's1', 'rating': 4}
@@ -77,6 +90,11 @@ def test_what_is_missing_is_named(tmp_path, make):
     dataset.request_prompts([user], rows=1)
 
 
-def test_a_bad_budget():
-  with pytest.raises(ValueError, match='max_tokens is -1'):
-    questions.TextPromptConfig(max_tokens=-1)
+@pytest.mark.parametrize(['fields', 'message'], [
+    ({'max_tokens': -1}, r'max_tokens \(PROMPT_TOKENS\) is -1'),
+    ({'max_tokens': 9, 'max_events': 0}, r'\(PROMPT_EVENTS\) is 0; .* or None'),
+    ({'max_events': 3}, 'PROMPT_EVENTS is 3 and PROMPT_TOKENS 0'),
+])
+def test_a_bad_budget(fields, message):
+  with pytest.raises(ValueError, match=message):
+    questions.TextPromptConfig(**fields)

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import fixtures
 from user_llm.data import order
@@ -165,6 +166,34 @@ def test_the_history_as_text_is_of_the_same_events(make):
     assert _text(dataset, batch['prompt_tokens'][i, 0]) == (
         ' '.join(texts + [question])
     )
+
+
+def test_history_text_worked_example(monkeypatch):
+  """Events of 2, 3 and 2 tokens; the second row starts anew."""
+  sizes = tf.ragged.constant(
+      [[], [1, 1], [2, 2, 2], [3, 3]], dtype=tf.int32,
+      row_splits_dtype=tf.int64,
+  )
+  monkeypatch.setattr(questions, 'value_table', lambda *unused: sizes)
+  values = {'item': tf.ragged.constant(
+      [[1, 2, 3], [3, 1]], dtype=tf.int32, row_splits_dtype=tf.int64
+  )}
+  ends = tf.ragged.constant(
+      [[3, 2], [2]], dtype=tf.int32, row_splits_dtype=tf.int64
+  )
+
+  def told(**fields):
+    config = questions.TextPromptConfig(
+        max_tokens=5, fields=('item',), **fields
+    )
+    text, count = questions.HistoryText(config, None, '')(values, ends)
+    return text.to_list(), count.numpy().tolist()
+
+  assert told() == (
+      [[2, 2, 2, 3, 3], [1, 1, 2, 2, 2], [3, 3, 1, 1]], [2, 2, 2]
+  )
+  assert told(max_events=1) == ([[3, 3], [2, 2, 2], [1, 1]], [1, 1, 1])
+  assert told(max_events=9) == told()
 
 
 def test_training_with_history_as_text_starts_every_target_with_its_own(make):

@@ -323,7 +323,8 @@ def test_padding_in_front_changes_nothing():
 
 @pytest.mark.parametrize(
     'field', [dict(num_kv_heads=3), dict(head_dim=5), dict(vocab_size=0),
-              dict(num_layers=1), dict(dropout_rate=1.0)], ids=str,
+              dict(num_layers=1), dict(dropout_rate=1.0),
+              dict(context_length=-1)], ids=str,
 )
 def test_wrong_sizes_are_named(field):
   with pytest.raises(ValueError, match=next(iter(field))):

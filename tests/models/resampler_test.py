@@ -41,6 +41,18 @@ def test_each_target_sees_its_prefix_alone():
   assert np.abs(out.tokens[1] - other.tokens[1]).max() > 1e-3
 
 
+def test_the_last_event_that_a_target_sees_is_its_one_token():
+  user = _user(np.random.default_rng(0))
+  mask = np.array([[
+      [True, True, True, False, False], [True] * 5, [False] * 5
+  ]])
+  module = resampler.LastEventConfig().make()
+  out = module.apply({}, user._replace(mask=mask))
+  assert out.tokens.shape == (3, 1, 6) and out.recency is None
+  np.testing.assert_array_equal(out.tokens[:2, 0], user.tokens[0, [2, 4]])
+  np.testing.assert_array_equal(out.mask, [[[True]], [[True]], [[False]]])
+
+
 def test_latents_start_as_nearly_unseen():
   """Else the constant that they are drowns the user, and training stalls.
 

@@ -27,7 +27,9 @@ _CONFIG = user_encoder.UserEncoderConfig(**_SIZES)
 _LATE = user_encoder.UserEncoderConfig(
     **_SIZES, fusion=user_encoder.LateFusion()
 )
-_BOTH = pytest.mark.parametrize('config', [_CONFIG, _LATE], ids=['early', 'late'])
+_BOTH = pytest.mark.parametrize(
+    'config', [_CONFIG, _LATE], ids=['early', 'late']
+)
 
 
 def _row(num_events, seed=0):

@@ -8,9 +8,12 @@ import pytest
 
 import fixtures
 import small_run
+import small_user_llm
+from user_llm import checkpoints
 from user_llm import evaluator
 from user_llm import partitioning
 from user_llm import train as train_lib
+from user_llm import train_state
 from user_llm.data import item_features
 from user_llm.data import schema as schema_lib
 from user_llm.models import dual_encoder
@@ -77,8 +80,9 @@ def _params(objective):
 def _towers(objective, params):
   """f64[B, L, D] users and [V, D] items, written out; users by the encoder."""
   encoder = objective.model.user_encoder
+  inputs = user_encoder.inputs(_batch(), encoder)
   users = user_encoder.UserEncoder(encoder).apply(
-      {'params': params['user_encoder']}, *user_encoder.inputs(_batch(), encoder)
+      {'params': params['user_encoder']}, *inputs
   )
   tower = params['item_tower']
   features = objective.model.features
@@ -178,6 +182,35 @@ def test_the_encoders_parameters_are_those_of_other_runs():
   params = jax.eval_shape(objective.init, jax.random.key(0), _batch())
   assert params.keys() == {'user_encoder', 'item_tower', 'log_scale'}
   assert jax.tree.structure(params['user_encoder']) == jax.tree.structure(alone)
+
+
+def test_a_decoder_starts_from_the_user_tower(
+    tmp_path, tiny_dataset, tiny_vocabulary
+):
+  """One user token of a dual encoder: the item tower stays behind."""
+  _, params = small_user_llm.write_workdir(
+      tmp_path / 'dual', small_user_llm.DUAL_ENCODER, DATA_DIR=tiny_dataset
+  )
+  config = small_user_llm.USER_LLM.replace('no_resampler', 'last_event')
+  parts, other = small_user_llm.write_workdir(
+      tmp_path / 'llm', config, DATA_DIR=tiny_dataset,
+      VOCABULARY=tiny_vocabulary,
+  )
+  source = checkpoints.InitFrom(
+      path=str(tmp_path / 'dual'), prefix='user_encoder'
+  )
+  found = source.load(train_state.flatten(other), parts['dataset'].identity)
+  want = train_state.flatten({'user_encoder': params['user_encoder']})
+  assert found.keys() == want.keys()
+  for path, value in found.items():
+    np.testing.assert_array_equal(value, want[path])
+  # And the decoder reads it.
+  objective = parts['objective']
+  batch = next(parts['dataset'].train_batches(batch_size=8, seed=0))
+  loss = jax.jit(objective.loss, static_argnums=2)
+  taken = {**other, 'user_encoder': params['user_encoder']}
+  before, after = (loss(p, batch, None).total for p in (other, taken))
+  assert np.isfinite(after) and after != before
 
 
 def test_it_learns_what_follows_what(tmp_path, compilation_cache):

@@ -28,6 +28,7 @@ _SMOLLM2_135M = dict(
     num_attention_heads=9, num_key_value_heads=3, num_hidden_layers=30,
     rms_norm_eps=1e-5, rope_theta=100_000, tie_word_embeddings=True,
     hidden_act='silu', vocab_size=49_152, rope_scaling=None,
+    max_position_embeddings=8192,
 )
 _MISTRAL_7B = dict(
     model_type='mistral', hidden_size=4096, intermediate_size=14_336,
@@ -141,6 +142,14 @@ def test_the_older_and_the_newer_way_to_say_it_are_the_same():
       rope_theta=500_000.0, **_LLAMA_3_2_1B['rope_scaling']
   )
   assert _config(flat) == _config(_LLAMA_3_2_1B)
+
+
+def test_the_context_is_as_long_as_published_or_unbounded():
+  assert _config(_SMOLLM2_135M).context_length == 8192
+  assert _config(_LLAMA_3_2_1B).context_length == 0
+  assert 'max_position_embeddings' not in families.hf_config(
+      _config(_LLAMA_3_2_1B)
+  )
 
 
 @pytest.mark.parametrize('name', _PUBLISHED)

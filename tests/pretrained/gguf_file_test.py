@@ -50,6 +50,7 @@ def _write(family, path, kind=gguf.GGMLQuantizationType.F32, extra=()):
   writer.add_block_count(num_layers)
   writer.add_embedding_length(raw['hidden_size'])
   writer.add_feed_forward_length(raw['intermediate_size'])
+  writer.add_context_length(raw['max_position_embeddings'])
   writer.add_head_count(heads)
   writer.add_head_count_kv(kv_heads)
   writer.add_key_length(head_dim)
@@ -102,6 +103,7 @@ def _load(path):
 @pytest.mark.parametrize('family', ['llama2', 'qwen2', 'qwen3', 'smollm2'])
 def test_logits_are_those_of_the_family(family, tmp_path):
   config, params = _load(_write(family, tmp_path / 'tiny.gguf'))
+  assert config.context_length == 64
   expected = np.load(_TINY / family / 'expected.npz')
   tokens = expected['tokens'].astype(np.int32)
   got = decoder.Decoder(config).apply(

@@ -50,6 +50,7 @@ def _run(config):
 
 def test_a_story_is_likely(stories):
   _, config, params, vocabulary = stories
+  assert config.context_length == 512
   text = (
       'Once upon a time, there was a little girl named Lily. She loved to play'
       ' outside in the park. One day, she saw a big, red ball.'

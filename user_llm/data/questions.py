@@ -23,18 +23,35 @@ class TextPromptConfig:
   Attributes:
     max_tokens: Budget of the history: the most recent events that fit in it
       whole are told, oldest first. 0: none, the prompt is the question.
+    max_events: Events that are told at most; None: as many as fit.
     fields: Modalities and texts to tell of each event, in this order; none: all
       modalities.
   """
 
   max_tokens: int = 0
+  max_events: int | None = None
   fields: tuple[str, ...] = ()
 
   def __post_init__(self):
     if not isinstance(self.max_tokens, int) or self.max_tokens < 0:
       raise ValueError(
-          f'TextPromptConfig.max_tokens is {self.max_tokens!r}; it must be a '
-          'whole number of tokens, 0 for no history.'
+          f'TextPromptConfig.max_tokens (PROMPT_TOKENS) is '
+          f'{self.max_tokens!r}; it must be a whole number of tokens, 0 for no '
+          'history.'
+      )
+    if self.max_events is None:
+      return
+    if not isinstance(self.max_events, int) or self.max_events < 1:
+      raise ValueError(
+          f'TextPromptConfig.max_events (PROMPT_EVENTS) is '
+          f'{self.max_events!r}; it must be a positive whole number, or None '
+          'for as many as fit in PROMPT_TOKENS.'
+      )
+    if not self.max_tokens:
+      raise ValueError(
+          f'PROMPT_EVENTS is {self.max_events} and PROMPT_TOKENS 0: no event '
+          'would be told. Give them PROMPT_TOKENS, or set PROMPT_EVENTS to '
+          'None.'
       )
 
 
@@ -127,6 +144,7 @@ class HistoryText:
   ):
     """Tokenises every value of the fields; none if no token may be used."""
     self.max_tokens = config.max_tokens
+    self._max_events = config.max_events
     fields = config.fields or log.schema.names
     self.fields = fields if config.max_tokens else ()
     suffixes = [','] * (len(self.fields) - 1) + [';']
@@ -143,7 +161,8 @@ class HistoryText:
     """Tells what each target may see.
 
     Worked example, max_tokens 5, events of 2, 3 and 2 tokens: a target that
-    sees all three is told the last two; one that sees the first two, both.
+    sees all three is told the last two; one that sees the first two, both. With
+    max_events 1 each is told its last one.
 
     Args:
       values: int[B, (events)] ids of each field; of a text, 1 + the event.
@@ -174,6 +193,8 @@ class HistoryText:
         splits, stop - self.max_tokens, out_type=tf.int64
     )
     begin = tf.maximum(first, earliest)
+    if self._max_events is not None:
+      begin = tf.maximum(begin, end - self._max_events)
     told = tf.ragged.range(tf.gather(splits, begin), stop)
     return (
         windowing.lookup(tokens.flat_values, told),

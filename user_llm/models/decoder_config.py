@@ -38,6 +38,8 @@ class DecoderConfig:
     scaled_embeddings: Whether embeddings are read times sqrt(D).
     zero_token_id: Id of the token that pretrained weights have at 0, which is
       padding here and then never predicted; 0: it may stay there.
+    context_length: Tokens that it was made to read, prompt and answer; 0: any
+      number.
     norm_epsilon: Of every norm.
     dropout_rate: On the outputs of attention and feed-forward.
     cross_attention: Where and how users are read, if not as a soft prompt; its
@@ -67,6 +69,7 @@ class DecoderConfig:
   logits_softcap: float = 0.0
   scaled_embeddings: bool = False
   zero_token_id: int = 0
+  context_length: int = 0
   norm_epsilon: float = 1e-6
   dropout_rate: float = 0.0
   cross_attention: cross_attention_lib.CrossAttentionConfig = (
@@ -98,6 +101,11 @@ class DecoderConfig:
       )
     if not self.positions:
       raise ValueError('DecoderConfig.positions must name at least one layer.')
+    if not isinstance(self.context_length, int) or self.context_length < 0:
+      raise ValueError(
+          'DecoderConfig.context_length must be an integer, 0 (any number) or '
+          f'more, not {self.context_length!r}.'
+      )
     if not 0 <= self.zero_token_id < self.vocab_size:
       raise ValueError(
           f'DecoderConfig.zero_token_id={self.zero_token_id} is not among '

@@ -45,7 +45,8 @@ class LastEvent(nn.Module):
       self, user: cross_attention.UserTokens
   ) -> cross_attention.UserTokens:
     """Tokens [B, S, D] -> [B * P, 1, D], one "user" for each target."""
-    last_BP = user.mask.shape[-1] - 1 - jnp.argmax(user.mask[..., ::-1], axis=-1)
+    num_tokens = user.mask.shape[-1]
+    last_BP = num_tokens - 1 - jnp.argmax(user.mask[..., ::-1], axis=-1)
     tokens_BPD = jnp.take_along_axis(user.tokens, last_BP[..., None], axis=1)
     is_any_BP = jnp.any(user.mask, axis=-1)
     return cross_attention.UserTokens(

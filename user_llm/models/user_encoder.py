@@ -264,11 +264,10 @@ class UserEncoder(nn.Module):
         for m in config.schema.modalities
     }
 
-  def embedded(
-      self, events: dict[str, jax.Array]
-  ) -> list[jax.Array]:
+  def embedded(self, events: dict[str, jax.Array]) -> list[jax.Array]:
     """Float [B, L, E] of each modality, in the schema's order."""
-    return [self.embeds[name](events[name]) for name in self.config.schema.names]
+    names = self.config.schema.names
+    return [self.embeds[name](events[name]) for name in names]
 
   def __call__(
       self,

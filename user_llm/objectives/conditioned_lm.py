@@ -35,6 +35,10 @@ class ConditionedLM:
     return user_llm.UserLLM(self.model)
 
   @property
+  def context_length(self) -> int:
+    return self.model.decoder.context_length
+
+  @property
   def batch_keys(self) -> tuple[str, ...]:
     return (
         *self.model.user_keys, 'input_tokens', 'target_tokens', 'loss_weights'

@@ -43,6 +43,8 @@ class Contrastive:
   model: dual_encoder.DualEncoderConfig
   negatives_per_row: int = 16
 
+  context_length = 0
+
   def __post_init__(self):
     value = self.negatives_per_row
     if not isinstance(value, int) or value <= 0:

@@ -29,6 +29,8 @@ class NextEvent:
   encoder: user_encoder.UserEncoderConfig
   targets: tuple[str, ...] | None = None
 
+  context_length = 0
+
   def __post_init__(self):
     for name in self.target_names:
       _ = self.encoder.schema[name]

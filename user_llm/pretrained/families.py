@@ -94,6 +94,7 @@ def decoder_fields(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         query_scalar=0.0 if query_scalar == head_dim else query_scalar,
         attention_softcap=float(raw.get('attn_logit_softcapping') or 0),
         logits_softcap=float(raw.get('final_logit_softcapping') or 0),
+        context_length=raw.get('max_position_embeddings') or 0,
         norm_epsilon=raw['rms_norm_eps'],
         **_FEATURES[family],
     )
@@ -139,6 +140,8 @@ def hf_config(config: decoder_config.DecoderConfig) -> dict[str, Any]:
       rope_theta=(full or local).base,
       rope_scaling=_scaling_config((full or local).scaling),
   )
+  if config.context_length:
+    raw['max_position_embeddings'] = config.context_length
   if families != ['llama']:
     pattern = config.positions
     raw |= dict(

@@ -31,6 +31,7 @@ _KEYS = {
     'intermediate_size': 'feed_forward_length',
     'rms_norm_eps': 'attention.layer_norm_rms_epsilon',
     'head_dim': 'attention.key_length',
+    'max_position_embeddings': 'context_length',
     'rope_theta': 'rope.freq_base',
     'sliding_window': 'attention.sliding_window',
     'attn_logit_softcapping': 'attn_logit_softcapping',

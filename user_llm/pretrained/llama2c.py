@@ -13,7 +13,8 @@ from user_llm.pretrained import layout
 
 _HEADER = (
     'hidden_size', 'intermediate_size', 'num_hidden_layers',
-    'num_attention_heads', 'num_key_value_heads', 'vocab_size', 'length',
+    'num_attention_heads', 'num_key_value_heads', 'vocab_size',
+    'max_position_embeddings',
 )
 
 
@@ -32,12 +33,12 @@ class File:
         model_type='llama',
         rms_norm_eps=1e-5,
         tie_word_embeddings=shared_head,
-        **{k: v for k, v in header.items() if k != 'length'},
+        **header,
     )
     self.shapes: dict[str, tuple[int, ...]] = {}
     self._offsets: dict[str, int] = {}
     offset = 4 * len(_HEADER)
-    for name, shape in self._tensors(header['length']):
+    for name, shape in self._tensors():
       self.shapes[name], self._offsets[name] = shape, offset
       offset += 4 * math.prod(shape)
     if path.stat().st_size != offset:
@@ -48,7 +49,7 @@ class File:
     # Sines and cosines, which the decoder computes.
     del self.shapes['rotary']
 
-  def _tensors(self, length: int) -> list[tuple[str, tuple[int, ...]]]:
+  def _tensors(self) -> list[tuple[str, tuple[int, ...]]]:
     """Names and shapes in the file's order; matrices are [out, in]."""
     config = self.config
     dim, hidden = config['hidden_size'], config['intermediate_size']
@@ -70,6 +71,7 @@ class File:
       for i in range(config['num_hidden_layers']):
         found.append((f'model.layers.{i}.{name}.weight', shape))
     found.append(('model.norm.weight', (dim,)))
+    length = config['max_position_embeddings']
     found.append(('rotary', (2, length, self._head_dim // 2)))
     if not config['tie_word_embeddings']:
       found.append(('lm_head.weight', vocabulary))
