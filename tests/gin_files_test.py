@@ -141,6 +141,7 @@ def _build(tiny_dataset, tiny_vocabulary, tiny_weights):
   }
 
   def build(*gin_files, overrides=()):
+    gin.clear_config()
     for gin_file in gin_files:
       bindings = _parse(gin_file)
     required = _required(bindings)
