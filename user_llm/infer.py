@@ -103,6 +103,7 @@ def infer(
       mesh=device_mesh,
       step=step,
   )
+  objective, params = objective.unstacked(params)
   lines: dict[int, dict[str, Any]] = {}
   for task, questions in asked.items():
     answers = _answers(

@@ -11,8 +11,10 @@ from user_llm import partitioning
 from user_llm.models import attention
 from user_llm.models import cross_attention
 from user_llm.models import decoder
+from user_llm.models import decoder_layers
 from user_llm.models import decoder_config
 from user_llm.models import kv_cache
+from user_llm.models import positions
 
 
 def _config(every=2, **kwargs):
@@ -319,6 +321,25 @@ def test_padding_in_front_changes_nothing():
     np.testing.assert_allclose(
         together[rows, :, :50], alone[..., :50], atol=1e-5
     )
+
+
+def test_without_stacks_it_is_the_same_decoder():
+  windows = tuple(
+      positions.PositionsConfig(window=w, base=b)
+      for w, b in ((3, 10.0), (0, 1e4))
+  )
+  config = _config(positions=windows)
+  user = _user(rows=1)
+  params = _opened(_init(config, user))
+  prompts, added = _tokens(3, 6), _tokens(6, 3, seed=5)
+  unstacked = dataclasses.replace(config, stacked=False)
+  own = decoder_layers.unstack(params)
+  assert own['groups'].keys() == {'groups_0', 'groups_1'}
+  np.testing.assert_allclose(
+      _continued(unstacked, own, prompts, user, added),
+      _continued(config, params, prompts, user, added),
+      atol=1e-5,
+  )
 
 
 @pytest.mark.parametrize(

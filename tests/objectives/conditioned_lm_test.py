@@ -229,8 +229,12 @@ def _ragged_batch():
 
 
 @_READERS
-@pytest.mark.parametrize('resample', [False, True])
-def test_generated_answers_equal_exhaustive_scoring(resample, reader):
+@pytest.mark.parametrize(
+    ['resample', 'unstacked'], [(False, False), (True, False), (False, True)]
+)
+def test_generated_answers_equal_exhaustive_scoring(
+    resample, unstacked, reader
+):
   objective = _objective(resample=resample, reader=reader)
   rng = np.random.default_rng(1)
   items = [rng.integers(6, 10, rng.integers(1, 4)).tolist() for _ in range(11)]
@@ -239,11 +243,12 @@ def test_generated_answers_equal_exhaustive_scoring(resample, reader):
   batch = _ragged_batch()
   batch['seen_item'] = np.array([[1, 5, 7, 0], [2, 0, 0, 0]])
   params = _opened(objective, batch)
+  form = objective.unstacked(params) if unstacked else (objective, params)
   found = jax.jit(
       lambda p, b: conditioned_lm.beam_search_answers(
-          objective, p, b, answers, num
+          form[0], p, b, answers, num
       )
-  )(params, batch)
+  )(form[1], batch)
   scores = np.zeros((2, num))
   for item, tokens in enumerate(items, 1):
     text = _text([tokens, tokens], 8, _RAGGED_QUESTIONS)

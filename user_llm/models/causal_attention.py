@@ -21,6 +21,13 @@ class LayerCache(NamedTuple):
   shared: tuple[attention.KeyValue, ...] = ()
   added: attention.KeyValue | None = None
 
+  def at(self, i: int) -> 'LayerCache':
+    """Of the i-th, where there is a tuple of layers (or of groups of them)."""
+    return LayerCache(
+        tuple(part[i] for part in self.shared),
+        None if self.added is None else self.added[i],
+    )
+
 
 def attend(
     q_RTNH: jax.Array,

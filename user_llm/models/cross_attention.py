@@ -39,14 +39,14 @@ class UserContext(NamedTuple):
   """Users as a decoder's layers read them, computed once a user.
 
   Attributes:
-    key_value: For the cross-attentions, float[groups, B, S, K, H] each; None:
-      users are not read so.
+    key_value: For the cross-attentions, float[groups, B, S, K, H] each, without
+      stacks a tuple of groups; None: users are not read so.
     mask: As `UserTokens`.
     recency: As `UserTokens`.
     prefix: What stands before the text.
   """
 
-  key_value: attention.KeyValue | None = None
+  key_value: attention.KeyValue | tuple[attention.KeyValue, ...] | None = None
   mask: jax.Array | None = None
   recency: jax.Array | None = None
   prefix: kv_cache.Cache = kv_cache.NOTHING

@@ -3,7 +3,8 @@
 Layers are scanned in groups of `cross_attention.every`; the last layer of each
 group is preceded by a `GatedCrossAttention`, which exists only where users are
 given to look at. Users can also stand before the text. Everything else has the
-same names with and without users.
+same names with and without users. To read and write texts the groups can have
+parameters of their own instead of stacks, see `decoder_layers.unstack`.
 
 Shapes: B users (prompts), P rows a user, R = B * P, T tokens, S tokens of a
 user, D width, N heads, K KV heads, H head width, V vocabulary (padded).
@@ -18,131 +19,9 @@ from user_llm.models import attention
 from user_llm.models import causal_attention
 from user_llm.models import cross_attention as cross_attention_lib
 from user_llm.models import decoder_config
+from user_llm.models import decoder_layers
 from user_llm.models import kv_cache
 from user_llm.models import layers
-from user_llm.models import positions as positions_lib
-
-
-def _norm(config: decoder_config.DecoderConfig, name: str) -> layers.RMSNorm:
-  return layers.RMSNorm(config.norm_epsilon, name=name)
-
-
-class DecoderLayer(nn.Module):
-  """Pre-norm block: rotary grouped attention, gated feed-forward."""
-
-  config: decoder_config.DecoderConfig
-
-  def _attend(
-      self,
-      x_RTD: jax.Array,
-      cache: causal_attention.LayerCache,
-      slots: kv_cache.Slots,
-      where: positions_lib.Positions | None,
-  ) -> tuple[jax.Array, attention.KeyValue]:
-    config = self.config
-    proj = attention.Projections(
-        config.num_heads, config.num_kv_heads, config.head_dim,
-        config.embed_dim, config.qkv_bias, dense=config.lora.dense,
-        name='attention',
-    )
-    q, kv = proj.query(x_RTD), proj.key_value(x_RTD)
-    if config.qk_norm:
-      q = _norm(config, 'q_norm')(q)
-      kv = kv._replace(key=_norm(config, 'k_norm')(kv.key))
-    if where is None:
-      where = config.positions[0].arrays(config.head_dim)
-    y, kv = causal_attention.attend(
-        q, kv, where, slots, cache,
-        scale=(config.query_scalar or config.head_dim) ** -0.5,
-        softcap=config.attention_softcap,
-    )
-    return proj.out(y), kv
-
-  @nn.compact
-  def __call__(
-      self,
-      x_RTD: jax.Array,
-      cache: causal_attention.LayerCache = causal_attention.LayerCache(),
-      slots: kv_cache.Slots = kv_cache.Slots(),
-      where: positions_lib.Positions | None = None,
-  ) -> tuple[jax.Array, attention.KeyValue]:
-    """Returns the output, and keys and values, see `causal_attention`."""
-    config = self.config
-    dropout = layers.Dropout(config.dropout_rate)
-
-    def add(x_RTD: jax.Array, y_RTD: jax.Array, name: str) -> jax.Array:
-      if config.post_norms:
-        y_RTD = _norm(config, name)(y_RTD)
-      return x_RTD + dropout(y_RTD)
-
-    y_RTD, kv = self._attend(
-        _norm(config, 'attention_norm')(x_RTD), cache, slots, where
-    )
-    x_RTD = add(x_RTD, y_RTD, 'attention_post_norm')
-    y_RTD = layers.MLP(
-        config.mlp_dim, config.activation, dense=config.lora.dense, name='mlp'
-    )(_norm(config, 'mlp_norm')(x_RTD))
-    x_RTD = add(x_RTD, y_RTD, 'mlp_post_norm')
-    x_RTD = partitioning.constrain(
-        x_RTD, 'act_batch', 'act_length', 'act_embed'
-    )
-    return x_RTD, kv
-
-
-class Group(nn.Module):
-  """Layers, the last of them preceded by a cross-attention if users come."""
-
-  config: decoder_config.DecoderConfig
-  num_layers: int
-
-  def setup(self) -> None:
-    self.layers = [DecoderLayer(self.config) for _ in range(self.num_layers)]
-    self.cross_attention = cross_attention_lib.GatedCrossAttention(
-        self.config.cross_attention,
-        self.config.embed_dim,
-        self.config.norm_epsilon,
-    )
-
-  def key_value(
-      self, carry: None, tokens_BSD: jax.Array
-  ) -> tuple[None, attention.KeyValue]:
-    return carry, self.cross_attention.key_value(tokens_BSD)
-
-  def __call__(
-      self,
-      x_RTD: jax.Array,
-      masks: tuple[jax.Array, jax.Array | None] | None,
-      slots: kv_cache.Slots,
-      keep_kv: bool,
-      user_kv: attention.KeyValue | None,
-      cache: causal_attention.LayerCache,
-      where: tuple[positions_lib.Positions, ...] | None,
-  ) -> tuple[jax.Array, tuple | None]:
-    """Runs the layers.
-
-    Args:
-      x_RTD: Float input.
-      masks: Mask and recency of the user tokens.
-      slots: Of the prompts and the cache.
-      keep_kv: Whether to return keys and values.
-      user_kv: Of the user tokens, float[B, S, K, H]; None: no user.
-      cache: As of one layer, with an entry for each layer in place of its keys
-        and values.
-      where: Of each layer; None: all as the config's first.
-    """
-    kept = []
-    for i, layer in enumerate(self.layers):
-      if user_kv is not None and i == self.num_layers - 1:
-        x_RTD = self.cross_attention(x_RTD, user_kv, *masks)
-      layer_cache = causal_attention.LayerCache(
-          tuple(part[i] for part in cache.shared),
-          None if cache.added is None else cache.added[i],
-      )
-      x_RTD, kv = layer(
-          x_RTD, layer_cache, slots, None if where is None else where[i]
-      )
-      kept.append(kv)
-    return x_RTD, tuple(kept) if keep_kv else None
 
 
 class Decoder(nn.Module):
@@ -154,11 +33,23 @@ class Decoder(nn.Module):
     config = self.config
     vocab_size = partitioning.padded_size(config.vocab_size)
     self.embed = layers.Embed(vocab_size, config.embed_dim)
-    group = Group
+    if config.stacked:
+      self.groups = self._scanned_groups()
+    else:
+      self.groups = decoder_layers.UnstackedGroups(config)
+    if config.num_rest:
+      self.rest = decoder_layers.Group(config, config.num_rest)
+    self.norm = layers.RMSNorm(config.norm_epsilon)
+    if not config.tied_embeddings:
+      self.lm_head = layers.Dense(vocab_size, ('embed', 'vocab'))
+
+  def _scanned_groups(self) -> nn.Module:
+    config = self.config
+    group = decoder_layers.Group
     if config.remat:
       # Inside a scan nothing can be merged with the forward pass anyway.
       group = nn.remat(
-          Group, prevent_cse=False, static_argnums=(4,), methods=['__call__']
+          group, prevent_cse=False, static_argnums=(4,), methods=['__call__']
       )
     scan = dict(
         variable_axes={'params': 0},
@@ -168,7 +59,7 @@ class Decoder(nn.Module):
         metadata_params={nn.PARTITION_NAME: 'layers'},
     )
     broadcast = nn.broadcast
-    self.groups = nn.scan(
+    scanned = nn.scan(
         group,
         methods={
             '__call__': dict(
@@ -176,12 +67,8 @@ class Decoder(nn.Module):
             ),
             'key_value': dict(in_axes=(broadcast,), **scan),
         },
-    )(config, config.cross_attention.every)
-    if config.num_rest:
-      self.rest = Group(config, config.num_rest)
-    self.norm = layers.RMSNorm(config.norm_epsilon)
-    if not config.tied_embeddings:
-      self.lm_head = layers.Dense(vocab_size, ('embed', 'vocab'))
+    )
+    return scanned(config, config.cross_attention.every)
 
   def user_context(
       self, user: cross_attention_lib.UserTokens
@@ -255,21 +142,15 @@ class Decoder(nn.Module):
     user_kv = masks = None
     if context is not None:
       user_kv, masks = context.key_value, (context.mask, context.recency)
-    added = (None, None) if cache.added is None else cache.added
-    groups_cache, rest_cache = (
-        causal_attention.LayerCache(
-            tuple(part[i] for part in cache.shared), added[i]
-        )
-        for i in range(2)
-    )
+    both = causal_attention.LayerCache(cache.shared, cache.added)
     groups_where, rest_where = config.positions_of_groups()
     x_RTD, kv = self.groups(
-        x_RTD, masks, slots, keep_kv, user_kv, groups_cache, groups_where
+        x_RTD, masks, slots, keep_kv, user_kv, both.at(0), groups_where
     )
     rest_kv = ()
     if config.num_rest:
       x_RTD, rest_kv = self.rest(
-          x_RTD, None, slots, keep_kv, None, rest_cache, rest_where
+          x_RTD, None, slots, keep_kv, None, both.at(1), rest_where
       )
     return self.norm(x_RTD), (kv, rest_kv) if keep_kv else None
 

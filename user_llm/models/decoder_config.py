@@ -43,8 +43,10 @@ class DecoderConfig:
     norm_epsilon: Of every norm.
     dropout_rate: On the outputs of attention and feed-forward.
     cross_attention: Where and how users are read, if not as a soft prompt; its
-      `every` layers make a scanned group in any case.
+      `every` layers make a group in any case.
     lora: Which kernels have a low-rank update.
+    stacked: Whether a scan runs the groups, from stacks of their parameters;
+      see `decoder_layers.unstack`.
     scan_unroll: Groups that one iteration of the scan runs.
     remat: Whether to recompute a group's activations in the backward pass.
   """
@@ -76,6 +78,7 @@ class DecoderConfig:
       cross_attention_lib.CrossAttentionConfig()
   )
   lora: lora_lib.LoraConfig | lora_lib.NoLoraConfig = lora_lib.NoLoraConfig()
+  stacked: bool = True
   scan_unroll: int = 1
   remat: bool = False
 

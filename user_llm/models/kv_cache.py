@@ -35,7 +35,7 @@ class Cache(NamedTuple):
 
   Attributes:
     shared: Parts that the P rows of a user share, of float[B, S, K, H] leaves;
-      those of scanned groups with a leading axis.
+      those of stacked groups with a leading axis.
     added: Float [R, U, K, H] leaves, likewise; None: no room to add to.
     slots: Which of them hold tokens.
   """
@@ -107,10 +107,9 @@ def reorder(cache: Cache, parents_BP: jax.Array) -> Cache:
 
   def take(x: jax.Array) -> jax.Array:
     # By user, not by row of the batch: devices then keep their users' rows.
-    x_BPUKH = x.reshape(*parents_BP.shape, *x.shape[1:])
-    index = parents_BP[:, :, None, None, None]
-    return jnp.take_along_axis(x_BPUKH, index, axis=1).reshape(x.shape)
+    *groups, _, room, heads, width = x.shape
+    rows = x.reshape(*groups, *parents_BP.shape, room, heads, width)
+    index = parents_BP.reshape(*(1 for _ in groups), *parents_BP.shape, 1, 1, 1)
+    return jnp.take_along_axis(rows, index, axis=-4).reshape(x.shape)
 
-  groups, rest = cache.added
-  groups = jax.tree.map(jax.vmap(take), groups)
-  return cache._replace(added=(groups, jax.tree.map(take, rest)))
+  return cache._replace(added=jax.tree.map(take, cache.added))

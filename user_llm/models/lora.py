@@ -113,7 +113,9 @@ class LoraDense(layers.Dense):
   def __call__(self, x: jax.Array) -> jax.Array:
     y = super().__call__(x)
     # Such as groups/layers_0/attention/q, wherever the decoder is.
-    path = '/'.join((*self.path[-4:], 'kernel'))
+    part, *inside = self.path[-4:]
+    part = part.split('_')[0]  # Of unstacked groups, groups_0, groups_1, ...
+    path = '/'.join((part, *inside, 'kernel'))
     if not self.lora.adapts(path):
       return y
     names_in, names_out = self.names

@@ -28,7 +28,7 @@ class Directory:
 
   def __init__(self, path: pathlib.Path):
     self.path = path
-    self.config = _json(path / CONFIG)
+    self.config = read_config(path)
     self.norm_offset = families.norm_offset(self.config)
     self._files = {}
     self.shapes: dict[str, tuple[int, ...]] = {}
@@ -67,6 +67,11 @@ class Directory:
 
   def read(self, name: str) -> np.ndarray:
     return self._files[name].get_tensor(name)
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+  """The config.json of a directory."""
+  return _json(path / CONFIG)
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

@@ -69,6 +69,13 @@ def open_source(path: str) -> Source:
   )
 
 
+def _description(path: str) -> Mapping[str, Any]:
+  """In the words of config.json, which is enough: weights may be missing."""
+  if pathlib.Path(path).is_dir():
+    return hugging_face.read_config(pathlib.Path(path))
+  return open_source(path).config
+
+
 def load_config(
     *,
     path: str,
@@ -96,8 +103,7 @@ def load_config(
   Raises:
     ValueError: no such weights, or the tokenizer is not theirs.
   """
-  source = open_source(path)
-  fields = families.decoder_fields(source.config, path)
+  fields = families.decoder_fields(_description(path), path)
   zero_token_id = 0
   if vocabulary is not None or tokenizer.is_at(path):
     found = tokenizer.load(vocabulary or path)
