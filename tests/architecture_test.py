@@ -7,7 +7,7 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PACKAGES = ('user_llm', 'data_prep', 'launch')
-_ENTRIES = ('train', 'evaluate', 'infer', 'embed', 'export')
+_ENTRIES = ('train', 'evaluate', 'infer', 'embed', 'export', 'cost')
 # A module may import those of its own or a later layer.
 _LAYERS = (
     ('main', 'gin_utils'),

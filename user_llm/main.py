@@ -30,7 +30,7 @@ _NOT_FINITE = 44
 # Entry functions by mode, imported only when needed: the help stays fast.
 _ENTRY_POINTS = {
     mode: f'user_llm.{mode}:{mode}'
-    for mode in ('train', 'evaluate', 'infer', 'embed', 'export')
+    for mode in ('train', 'evaluate', 'infer', 'embed', 'export', 'cost')
 }
 # A path that the user named, such as --output, cannot be used.
 _PATH_ERRORS = (
@@ -40,12 +40,15 @@ _PATH_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
+# What --gin_file's help says of the files that come before it.
+_FIRST_FILES = {'train': '', 'cost': '; runs/cost.gin comes first'}
 _MODE_HELP = {
     'train': 'train a model, or resume a run that was stopped',
     'evaluate': 'measure the checkpoint of a workdir',
     'infer': 'answer questions about users, JSONL in and out',
     'embed': 'write user embeddings, JSONL in',
     'export': "write a workdir's decoder as Hugging Face's libraries read it",
+    'cost': 'count and time one request, beside a text prompt',
 }
 
 
@@ -83,16 +86,17 @@ def _parser() -> argparse.ArgumentParser:
   modes = parser.add_subparsers(dest='mode', required=True)
   for mode, mode_help in _MODE_HELP.items():
     sub = modes.add_parser(mode, help=mode_help, allow_abbrev=False)
-    sub.add_argument(
-        '--workdir', required=True, help='checkpoints, metrics and configs'
-    )
+    if mode != 'cost':
+      sub.add_argument(
+          '--workdir', required=True, help='checkpoints, metrics and configs'
+      )
     sub.add_argument(
         '--gin_file',
         action='append',
         default=[],
         required=mode == 'train',
         help='may be given several times; a later one wins'
-        + ('' if mode == 'train' else "; the workdir's config.gin comes first"),
+        + _FIRST_FILES.get(mode, "; the workdir's config.gin comes first"),
     )
     sub.add_argument(
         '--gin_search_paths',
@@ -111,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     if mode in ('infer', 'embed'):
       sub.add_argument('--input', required=True, help='users, JSONL')
       sub.add_argument('--output', required=True, help='file to write')
-    if mode == 'export':
+    if mode in ('export', 'cost'):
       sub.add_argument('--output', required=True, help='directory to write')
     sub.epilog = 'Any --gin.NAME=VALUE sets a macro of the gin files.'
   return parser
@@ -123,9 +127,12 @@ def _run(
   from user_llm import gin_utils  # pylint: disable=g-import-not-at-top
 
   search_paths = [p for p in args.gin_search_paths.split(',') if p]
-  workdir = pathlib.Path(args.workdir)
+  is_cost = args.mode == 'cost'
+  workdir = pathlib.Path(args.output if is_cost else args.workdir)
   gin_files = list(args.gin_file)
-  if args.mode != 'train':
+  if is_cost:
+    gin_files.insert(0, 'runs/cost.gin')
+  elif args.mode != 'train':
     gin_files = _finished_run_files(args.mode, workdir) + gin_files
   with _quiet_imports():
     gin_utils.load_config(gin_files, overrides, search_paths)

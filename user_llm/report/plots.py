@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import io
 import re
+from typing import Any
 
 import matplotlib
 
@@ -19,32 +20,36 @@ from user_llm.report import tables
 
 # Replaced by the page's own colours, so that light and dark both work.
 _INK = '#010203'
-_COLOURS = ('#4269d0', '#e8743b', '#3ca951', '#9c6bdf', '#ff8ab7', '#6cc5b0')
+COLOURS = ('#4269d0', '#e8743b', '#3ca951', '#9c6bdf', '#ff8ab7', '#6cc5b0')
 _FLOOR_COLOURS = {'popularity': '#c3c7cf', 'markov': '#969dab'}
 # Beginnings of the metrics that have bars.
 _DRAWN = ('recall@', 'bits_per_byte')
-_STYLE = {
-    'svg.fonttype': 'none',
-    'svg.hashsalt': 'user_llm',
-    'font.size': 10,
-    'text.color': _INK,
-    'axes.edgecolor': _INK,
-    'axes.labelcolor': _INK,
-    'xtick.color': _INK,
-    'ytick.color': _INK,
-    'grid.color': _INK,
-    'grid.alpha': 0.12,
-    'axes.grid': True,
-    'axes.grid.axis': 'y',
-    'axes.axisbelow': True,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.spines.left': False,
-    'ytick.major.size': 0,
-    'figure.facecolor': 'none',
-    'axes.facecolor': 'none',
-    'legend.frameon': False,
-}
+
+
+def style(ink: str) -> dict[str, Any]:
+  """Matplotlib's settings of all charts, with the colour of their text."""
+  return {
+      'svg.fonttype': 'none',
+      'svg.hashsalt': 'user_llm',
+      'font.size': 10,
+      'text.color': ink,
+      'axes.edgecolor': ink,
+      'axes.labelcolor': ink,
+      'xtick.color': ink,
+      'ytick.color': ink,
+      'grid.color': ink,
+      'grid.alpha': 0.12,
+      'axes.grid': True,
+      'axes.grid.axis': 'y',
+      'axes.axisbelow': True,
+      'axes.spines.top': False,
+      'axes.spines.right': False,
+      'axes.spines.left': False,
+      'ytick.major.size': 0,
+      'figure.facecolor': 'none',
+      'axes.facecolor': 'none',
+      'legend.frameon': False,
+  }
 
 
 def _draw(
@@ -54,7 +59,7 @@ def _draw(
     draw: Callable[[Sequence[matplotlib.axes.Axes]], None],
 ) -> str:
   """Makes a figure of axes side by side; returns '<svg ...>...</svg>'."""
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(style(_INK)):
     figure = matplotlib.figure.Figure(
         figsize=(width, height), layout='constrained'
     )
@@ -110,7 +115,7 @@ def bars(table: results.Table) -> str | None:
 def _model_colours(rows: Sequence[results.Row]) -> dict[str, str]:
   strong = [row.model for row in rows if not row.is_floor]
   return {
-      **{m: _COLOURS[i % len(_COLOURS)] for i, m in enumerate(strong)},
+      **{m: COLOURS[i % len(COLOURS)] for i, m in enumerate(strong)},
       **_FLOOR_COLOURS,
   }
 
@@ -177,12 +182,12 @@ def learning_curves(run: results.Run) -> str | None:
 
   def draw(axes: Sequence[matplotlib.axes.Axes]) -> None:
     if losses:
-      _line(axes[0], losses, _COLOURS[0], None)
+      _line(axes[0], losses, COLOURS[0], None)
       axes[0].set_title('training loss', loc='left', fontsize=10.5)
     if curves:
       ax = axes[-1]
       for i, (key, points) in enumerate(curves.items()):
-        _line(ax, points, _COLOURS[i % len(_COLOURS)], _curve_label(key))
+        _line(ax, points, COLOURS[i % len(COLOURS)], _curve_label(key))
       ax.set_title('evaluations', loc='left', fontsize=10.5)
       ax.legend(fontsize=9)
     for ax in axes:
@@ -207,7 +212,7 @@ def _evaluation_keys(history: Sequence[dict[str, float]]) -> list[str]:
   }
   preferred = ('recall@10/unseen', 'accuracy')
   chosen = [key for key in keys if key.endswith(preferred)]
-  return (chosen or list(keys))[: len(_COLOURS)]
+  return (chosen or list(keys))[: len(COLOURS)]
 
 
 def _curve_label(key: str) -> str:
