@@ -25,8 +25,7 @@ def report(
   sizes = state_bytes(state)
   memory = trainer.compile_step(state, batch_spec).memory_analysis()
   sizes['step: arguments'] = memory.argument_size_in_bytes
-  # Activations, and the gradients of what trains.
-  sizes['step: temporaries'] = memory.temp_size_in_bytes
+  sizes['step: temporaries, gradients among them'] = memory.temp_size_in_bytes
   table = rich_table.Table(title='Memory a device')
   table.add_column('what')
   table.add_column('MiB', justify='right')
