@@ -18,8 +18,6 @@ from user_llm.data import vocabulary as vocabulary_lib
 from user_llm.objectives import conditioned_lm
 
 _ENCODER = '''
-from __gin__ import dynamic_registration
-from user_llm.models import user_encoder
 include 'models/user_encoder.gin'
 ENCODER_LAYERS = 1
 ENCODER_DIM = 16
@@ -32,7 +30,12 @@ LEARNING_RATE = 1e-2
 '''
 ENCODER = "include 'runs/pretrain_encoder.gin'\n" + _ENCODER
 DUAL_ENCODER = "include 'runs/pretrain_dual_encoder.gin'\n" + _ENCODER
-LATE_FUSION = ENCODER + 'FUSION = @user_encoder.LateFusion()\n'
+LATE_FUSION = (
+    'from __gin__ import dynamic_registration\n'
+    'from user_llm.models import user_encoder\n'
+    + ENCODER
+    + 'FUSION = @user_encoder.LateFusion()\n'
+)
 _MODEL = '''
 include 'models/decoder_small.gin'
 include 'models/no_resampler.gin'
