@@ -185,6 +185,13 @@ def test_what_the_decoder_cannot_do_is_named(change):
     families.decoder_fields(raw, 'my/config.json')
 
 
+def test_the_scale_of_gemmas_queries_is_written_as_an_integer():
+  """As Gemma 2 27B has it; transformers refuses 144.0."""
+  config = _config({**_GEMMA_2_2B, 'query_pre_attn_scalar': 144})
+  written = families.hf_config(config)['query_pre_attn_scalar']
+  assert written == 144 and isinstance(written, int)
+
+
 def test_a_decoder_of_no_family_is_not_exported():
   config = dataclasses.replace(_config(_SMOLLM2_135M), logits_softcap=3.0)
   with pytest.raises(ValueError, match='logits_softcap=3.0; it cannot be exp'):

@@ -154,7 +154,8 @@ def hf_config(config: decoder_config.DecoderConfig) -> dict[str, Any]:
     )
   if config.post_norms:
     raw |= dict(
-        query_pre_attn_scalar=config.query_scalar or config.head_dim,
+        # Hugging Face's libraries refuse a float.
+        query_pre_attn_scalar=int(config.query_scalar or config.head_dim),
         attn_logit_softcapping=config.attention_softcap or None,
         final_logit_softcapping=config.logits_softcap or None,
     )
