@@ -158,6 +158,15 @@ def test_the_command(tmp_path, tiny_weights, capsys):
   assert (out / 'operative_config.cost.gin').is_file()
 
 
+def test_an_unknown_family(tmp_path, capsys):
+  (tmp_path / 'config.json').write_text('{"model_type": "rwkv"}')
+  out = tmp_path / 'cost'
+  code = main.main(['cost', f'--output={out}', f'--gin.WEIGHTS="{tmp_path}"'])
+  assert code == 2
+  assert "'rwkv' is not a family" in capsys.readouterr().err
+  assert not out.exists()
+
+
 def test_no_weights(tmp_path, capsys):
   out = tmp_path / 'cost'
   code = main.main(['cost', f'--output={out}', '--gin.WEIGHTS="none.gguf"'])

@@ -71,7 +71,7 @@ def cost(
     seen = {
         n: (n, question_tokens) if model.has_user else fits[n] for n in lengths
     }
-    for n, request in _requests(model, seen, new_tokens).items():
+    for n, request in _requests(name, model, seen, new_tokens).items():
       requests[name, n], held[name, n] = request, seen[n][0]
   measured = _measure(requests, held, rounds)
   comparison = costs.Comparison(
@@ -97,6 +97,7 @@ def _check_numbers(
 
 
 def _requests(
+    name: str,
     model: user_llm.UserLLMConfig,
     seen: Mapping[int, tuple[int, int]],
     new_tokens: Sequence[int],
@@ -106,10 +107,12 @@ def _requests(
   batches = {n: cost_model.make_batch(model, *seen[n]) for n in seen}
   params = cost_model.make_params(stacked, next(iter(batches.values())))
   objective, params = stacked.unstacked(params)
-  return {
-      n: cost_model.Request(objective, params, batch, new_tokens)
-      for n, batch in batches.items()
-  }
+  requests = {}
+  for n, batch in batches.items():
+    tokens = batch['prompt_tokens'].size
+    print(f'Compiling {name}: {n} events, {tokens:,} tokens ...', flush=True)
+    requests[n] = cost_model.Request(objective, params, batch, new_tokens)
+  return requests
 
 
 def _measure(
@@ -118,6 +121,7 @@ def _measure(
     rounds: int,
 ) -> list[costs.Cost]:
   """Counts, then times all together."""
+  print(f'Measuring, {rounds} rounds ...', flush=True)
   calls = {}
   for key, request in requests.items():
     calls[key, 0] = request.prefill

@@ -3,7 +3,7 @@
 Shapes: B = 1 user, L events, T tokens of a prompt, N heads, H head width.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 import math
 import re
 import statistics
@@ -103,19 +103,20 @@ class Request:
     self._objective = objective
     self._params = params
     self._batch = jax.device_put(dict(batch))
-    self._compiled = self._lower_prefill(new_tokens[0]).compile()
+    lowered = jax.jit(self._prefill(new_tokens[0])).lower(
+        self._params, self._batch
+    )
+    _, self._context, self._cache = lowered.out_info
+    self._compiled = lowered.compile()
     self.prefill = lambda: self._compiled(self._params, self._batch)
     self.write = {n: self._writer(n) for n in new_tokens}
 
-  def _prefill(self, params: Any, batch: Any, new_tokens: int) -> tuple:
+  def _prefill(self, new_tokens: int) -> Callable[[Any, Any], tuple]:
     # The last new token is not read, as in `conditioned_lm.generate_texts`.
-    return self._objective.module.apply(
-        {'params': params}, batch, 1, max(1, new_tokens - 1), method='prefill'
+    capacity = max(1, new_tokens - 1)
+    return lambda params, batch: self._objective.module.apply(
+        {'params': params}, batch, 1, capacity, method='prefill'
     )
-
-  def _lower_prefill(self, new_tokens: int) -> jax.stages.Lowered:
-    prefill = jax.jit(self._prefill, static_argnums=2)
-    return prefill.lower(self._params, self._batch, new_tokens)
 
   def _writer(self, new_tokens: int) -> Callable[[], generate.Texts]:
     config = generate.GenerationConfig(max_tokens=new_tokens)
@@ -128,28 +129,38 @@ class Request:
     return lambda: compiled(self._params, self._batch)
 
   def prefill_flops(self) -> float:
-    return _flops(self._compiled)
+    """XLA's count of the program that is timed."""
+    # The body of a loop would be counted once, however often it runs.
+    assert ' while(' not in self._compiled.as_text()
+    return float(self._compiled.cost_analysis()['flops'])
 
   def request_flops(self, new_tokens: int) -> float:
-    """Of the prefill and of each further token's step."""
-    _, context, cache = self._state(new_tokens)
-    extend = jax.jit(
+    """Of the prefill and of the steps, which the timed program has in a loop.
+
+    A step is counted before XLA optimises it: what that changes are no matrix
+    products, and it would take as long as the rest.
+    """
+    step = jax.jit(
         lambda params, *state: self._objective.module.apply(
             {'params': params}, *state, method='extend'
         )
     )
+    _, context, cache = jax.eval_shape(
+        self._prefill(new_tokens), self._params, self._batch
+    )
     token = jax.ShapeDtypeStruct((1,), np.int32)
-    step = extend.lower(self._params, token, context, cache).compile()
-    return self.prefill_flops() + (new_tokens - 1) * _flops(step)
+    counted = step.lower(self._params, token, context, cache).cost_analysis()
+    return self.prefill_flops() + (new_tokens - 1) * counted['flops']
 
-  def _state(self, new_tokens: int) -> tuple:
-    """Shapes of logits, user and cache after the prefill."""
-    return self._lower_prefill(new_tokens).out_info
+  def _parts(self) -> list[int]:
+    """Positions that the language model has read: a soft prompt's, a text's."""
+    return [
+        jax.tree.leaves(part)[0].shape[-3] for part in self._cache.shared
+    ]
 
   def llm_tokens(self) -> int:
     """Positions that the language model has read, a soft prompt's too."""
-    _, _, cache = self._state(1)
-    return sum(jax.tree.leaves(part)[0].shape[-3] for part in cache.shared)
+    return sum(self._parts())
 
   def masked_flops(self) -> float:
     """Of the decoder's scores and values of later positions.
@@ -157,15 +168,15 @@ class Request:
     There are T (T - 1) / 2 of them in a layer; each is two products of N * H
     multiplications and additions.
     """
-    decoder, tokens = self._objective.model.decoder, self.llm_tokens()
-    width = decoder.num_heads * decoder.head_dim
-    return 2.0 * decoder.num_layers * width * tokens * (tokens - 1)
+    decoder = self._objective.model.decoder
+    pairs = sum(tokens * (tokens - 1) / 2 for tokens in self._parts())
+    return 4 * decoder.num_layers * decoder.num_heads * decoder.head_dim * pairs
 
   def kv_bytes(self) -> int:
     """Keys and values of prompt and user."""
-    _, context, cache = self._state(1)
-    kept = cache.shared, None if context is None else context.key_value
-    return _bytes(jax.tree.leaves(kept))
+    user = None if self._context is None else self._context.key_value
+    kept = jax.tree.leaves((self._cache.shared, user))
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in kept)
 
   def step_params(self) -> list[jax.Array]:
     """What every step of decoding reads."""
@@ -179,16 +190,6 @@ class Request:
         if path.startswith('decoder/')
         and not any(re.fullmatch(regex, path) for regex in once)
     ]
-
-
-def _bytes(arrays: Iterable[Any]) -> int:
-  return sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
-
-
-def _flops(compiled: jax.stages.Compiled) -> float:
-  # XLA counts the body of a loop once, however often it runs.
-  assert ' while(' not in compiled.as_text()
-  return float(compiled.cost_analysis()['flops'])
 
 
 def time_calls(

@@ -211,6 +211,9 @@ def _read(
     ],
 ]:
   """Reads users and prompts: first logits, cache, and what extends it."""
+  if objective.model.decoder.stacked:
+    # Copied once here, and in a scan for every token.
+    objective, params = objective.unstacked(params)
   variables = {'params': params}
   logits_BV, context, cache = objective.module.apply(
       variables, batch, rows, capacity, method='prefill'

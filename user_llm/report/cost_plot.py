@@ -21,7 +21,7 @@ _TEXT_COLOUR = '#8a909c'
 def write(directory: pathlib.Path, comparison: costs.Comparison) -> None:
   """Left the time of a prefill by events, right the ratios at the most."""
   with matplotlib.rc_context(plots.style(_INK)):
-    figure = matplotlib.figure.Figure(figsize=(10.5, 4.2), layout='constrained')
+    figure = matplotlib.figure.Figure(figsize=(10.5, 5.6), layout='constrained')
     left, right = figure.subplots(1, 2, width_ratios=(4, 5))
     colours = _colours(comparison)
     _draw_times(left, comparison, colours)
@@ -56,11 +56,18 @@ def _draw_times(
         events, milliseconds, marker='o', ms=4.5, lw=1.8,
         color=colours.get(model, _TEXT_COLOUR), label=model,
     )
+  # The others' lines are too close to each other for a number each.
+  cheapest = min(
+      (line[-1] for line in lines.values()), key=lambda c: c.prefill.median_secs
+  )
+  for cost in (text[-1], cheapest):
+    milliseconds = cost.prefill.median_secs * 1e3
     ax.annotate(
-        f'{milliseconds[-1]:,.0f}', (events[-1], milliseconds[-1]),
-        xytext=(7, 0), textcoords='offset points', va='center', fontsize=9,
+        f'{milliseconds:,.0f}', (cost.events, milliseconds), xytext=(7, 0),
+        textcoords='offset points', va='center', fontsize=9,
     )
   ax.set_yscale('log')
+  ax.minorticks_off()
   ax.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_plain))
   ax.set_xticks(list(comparison.text))
   ax.margins(x=0.12)
@@ -96,10 +103,13 @@ def _draw_ratios(
   ax.set_yticks(range(len(names)), names)
   ax.invert_yaxis()
   ax.set_xscale('log')
+  ax.minorticks_off()
   ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_plain))
   ax.grid(axis='y', visible=False)
   ax.grid(axis='x', visible=True)
   ax.margins(x=0.1)
+  # Where both cost the same.
+  ax.set_xlim(left=min(1, ax.get_xlim()[0]))
   ax.set_title(
       f'text prompt / User-LLM, {costs.told(text)} events', loc='left',
       fontsize=10.5,

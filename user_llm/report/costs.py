@@ -159,7 +159,7 @@ def _table(title: str, caption: str) -> rich_table.Table:
       show_edge=False,
       title_style='bold',
   )
-  table.add_column('model')
+  table.add_column('model', no_wrap=True)
   table.add_column('events')
   return table
 
