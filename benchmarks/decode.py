@@ -150,8 +150,8 @@ def _report(
   """Prints a line a contender."""
   for name, of_turns in turns.items():
     secs, cpu_secs, prompt_secs = map(statistics.median, zip(*of_turns))
-    fastest, *_, slowest = sorted(secs for secs, _, _ in of_turns)
-    rates = [batch_size / s for s in (secs, slowest, fastest)]
+    turn_secs = [turn[0] for turn in of_turns]
+    rates = [batch_size / s for s in (secs, max(turn_secs), min(turn_secs))]
     print(
         f'{batch_size:5} {name:24} {rates[0]:8.1f} {rates[1]:8.1f} '
         f'{rates[2]:8.1f} {1e3 * cpu_secs:10.1f} '
@@ -168,7 +168,7 @@ def _report(
 
 
 def _compare(texts: dict[str, np.ndarray]) -> None:
-  """Prints how far the contenders, also the warm-up of which, agree."""
+  """Prints how many tokens of the warm-up are the same."""
   ours_BU, peer_BU = texts[_OURS], texts[_PEER]
   # After the first difference the texts are other ones.
   same = np.cumprod(ours_BU == peer_BU, axis=1).sum()
@@ -192,7 +192,7 @@ def main() -> None:
   weight_bytes = sum(x.nbytes for x in jax.tree.leaves(params))
   prompt_ids = tokenizer.load(args.weights).encode(_PROMPTS)
   print(
-      f'{pathlib.Path(args.weights).name}: {weight_bytes / 1e6:.0f} MB float32, '
+      f'{pathlib.Path(args.weights).name}: {weight_bytes / 1e6:.0f} MB, '
       f'{len(os.sched_getaffinity(0))} cores, {args.prompt_tokens} tokens of a '
       f'prompt and {args.new_tokens} new ones\n'
       f'{"batch":5} {"":24} {"tokens/s":>8} {"lowest":>8} {"highest":>8} '
