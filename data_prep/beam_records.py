@@ -5,7 +5,6 @@ import dataclasses
 import io
 import pathlib
 import tempfile
-from typing import Any
 
 import apache_beam as beam
 import numpy as np

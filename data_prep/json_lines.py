@@ -6,7 +6,7 @@ or as counted rejects, in bounded memory.
 """
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import dataclasses
 import gzip
 import io

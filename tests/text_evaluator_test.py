@@ -15,7 +15,6 @@ from tokenizers import pre_tokenizers
 from user_llm import partitioning
 from user_llm import text_evaluator
 from user_llm.data import vocabulary
-from user_llm.decoding import generate
 from user_llm.objectives import conditioned_lm
 
 

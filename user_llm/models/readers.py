@@ -7,7 +7,6 @@ width.
 import dataclasses
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from user_llm import partitioning
