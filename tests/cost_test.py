@@ -3,6 +3,7 @@
 import csv
 import json
 
+import gin
 import pytest
 
 from user_llm import cost
@@ -19,6 +20,13 @@ from user_llm.objectives import conditioned_lm
 from user_llm.report import costs
 
 _LAYERS, _DIM, _HEADS, _HEAD_DIM, _MLP, _VOCAB = 2, 128, 4, 32, 512, 1000
+
+
+@pytest.fixture(autouse=True)
+def _clear_gin():
+  gin.clear_config()
+  yield
+  gin.clear_config()
 
 
 def _decoder(**kwargs):
@@ -110,7 +118,8 @@ def test_a_prompt_that_does_not_fit_is_said_to(tmp_path, capsys):
   _run(tmp_path, _decoder(context_length=30), prompts=prompts)
   out = capsys.readouterr().out
   # 26 are left, 4 of them the question's; an event has 4.
-  assert 'The context of 30 tokens holds 5 of 10 events' in out
+  lines = ' '.join(out.split())
+  assert 'The context of 30 tokens holds 5 of 10 events' in lines
   with (tmp_path / 'cost' / 'cost.csv').open() as file:
     rows = list(csv.DictReader(file))
   assert [row['llm_tokens'] for row in rows] == ['24', '4', '24', '4']
