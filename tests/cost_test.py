@@ -117,12 +117,12 @@ def test_a_prompt_that_does_not_fit_is_said_to(tmp_path, capsys):
   prompts = history_prompts.GivenPrompts(events=(5, 10), tokens=(24, 44))
   _run(tmp_path, _decoder(context_length=30), prompts=prompts)
   out = capsys.readouterr().out
-  # 26 are left, 4 of them the question's; an event has 4.
+  # 28 are left, 4 of them the question's; an event has 4.
   lines = ' '.join(out.split())
-  assert 'The context of 30 tokens holds 5 of 10 events' in lines
+  assert 'The context of 30 tokens holds 6 of 10 events' in lines
   with (tmp_path / 'cost' / 'cost.csv').open() as file:
     rows = list(csv.DictReader(file))
-  assert [row['llm_tokens'] for row in rows] == ['24', '4', '24', '4']
+  assert [row['llm_tokens'] for row in rows] == ['24', '4', '28', '4']
   assert float(rows[1]['ratios/LLM tokens']) == 6
   document = json.loads((tmp_path / 'cost' / 'cost.json').read_text())
   assert document['facts']['context_length'] == 30
