@@ -56,6 +56,30 @@ def test_ranks_are_those_counted_by_hand(tmp_path, split):
     assert found[model][policy].tolist() == ranks, (model, policy)
 
 
+@pytest.mark.parametrize('task', ['events', 'next_item'])
+def test_floors_are_of_the_examples_that_are_evaluated(
+    task, tiny_dataset, tiny_vocabulary
+):
+  vocabulary = None if task == 'events' else tiny_vocabulary
+  dataset = pipeline.Dataset(
+      data_dir=tiny_dataset, task=task, history_length=8, vocabulary=vocabulary
+  )
+  some = dataclasses.replace(dataset, max_eval_examples=5)
+  kept = np.arange(5) * dataset.num_examples('test') // 5
+  batches = some.eval_batches(split='test', batch_size=5)
+  labels = np.concatenate([b['label_item'] for b in batches])
+  events = dataset.label_events('test', kept)
+  np.testing.assert_array_equal(labels, dataset.log.values['item'][events])
+  all_ranks = baselines.item_ranks(dataset, 'test')
+  for model, ranks in baselines.item_ranks(some, 'test').items():
+    for policy in ranks:
+      np.testing.assert_array_equal(
+          ranks[policy], all_ranks[model][policy][kept]
+      )
+  # Training has them all.
+  assert some.num_examples('train') == dataset.num_examples('train')
+
+
 def test_chunks_do_not_change_the_ranks(tiny_dataset, monkeypatch):
   dataset = pipeline.Dataset(
       data_dir=tiny_dataset, task='events', history_length=5

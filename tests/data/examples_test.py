@@ -157,3 +157,17 @@ def test_examples_without_any_target_are_left_out():
   assert len(some) == 2 and some.max_seen == table.max_seen
   targets[3] = 1
   assert examples.with_targets(table, targets) is table
+
+
+def test_evenly_spread():
+  table = examples.windows(
+      log_of([5] * 10), schema.LEAVE_ONE_OUT, 'test', history_length=3
+  )
+  some = examples.evenly_spread(table, 3)
+  assert some.describe(np.arange(3))['user'].tolist() == [0, 3, 6]
+  # Of what is a part already.
+  part = examples.Subset(table=table, kept=np.array([1, 4, 5, 9]))
+  some = examples.evenly_spread(part, 2)
+  assert some.describe(np.arange(2))['user'].tolist() == [1, 5]
+  assert examples.evenly_spread(table, None) is table
+  assert examples.evenly_spread(table, 10) is table

@@ -246,6 +246,8 @@ def test_identity_and_fingerprint(make):
         (dict(targets_per_example=9), r'1\.\.8'),
         (dict(vocabulary=None), 'VOCABULARY is None .* give a'),
         (dict(task='events'), 'drop it'),
+        (dict(max_eval_examples=0), 'MAX_EVAL_EXAMPLES is 0'),
+        (dict(max_eval_examples=1.5), 'MAX_EVAL_EXAMPLES is 1.5'),
     ],
 )
 def test_bad_settings(make, settings, message):
