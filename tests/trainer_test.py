@@ -215,3 +215,17 @@ def test_select_batch():
   assert found == {'a': jax.ShapeDtypeStruct((2, 3), np.int32)}
   with pytest.raises(ValueError, match=r"reads \['c'\].*gives a, b.*TASK"):
     trainer_lib.select_batch(spec, ('a', 'c'))
+
+
+def test_only_some_parameters_are_initialised(tiny_dataset):
+  """To the values that they have among all, and in their place."""
+  trainer = _trainer(tiny_dataset, mesh='data_model')
+  spec = small_run.spec(tiny_dataset)
+  everything = train_state.flatten(trainer.init_state(spec).trainable)
+  paths = {path for path in everything if 'embeds' in path}
+  some = trainer.init_params(spec, paths)
+  assert some.keys() == paths and paths < everything.keys()
+  for path, value in some.items():
+    np.testing.assert_array_equal(value, everything[path])
+    assert value.sharding == everything[path].sharding
+  assert trainer.init_params(spec, ()) == {}

@@ -236,33 +236,16 @@ def digest(params: Mapping[str, Any]) -> str:
   return sha.hexdigest()[:16]
 
 
-def placed(value: np.ndarray | jax.Array, like: jax.Array) -> jax.Array:
+def placed(value: np.ndarray | jax.Array, like: Any) -> jax.Array:
   """A value as `InitFrom.load` gives it, in the place of a parameter.
 
-  On the host it takes the parameter's sharding and dtype; a JAX array has them.
+  On the host it takes the sharding and dtype of the parameter (or its shape); a
+  JAX array has them.
   """
   if isinstance(value, jax.Array):
     return value
   return jax.make_array_from_callback(
       like.shape, like.sharding, lambda index: value[index].astype(like.dtype)
-  )
-
-
-def place(
-    state: train_state.TrainState,
-    values: Mapping[str, np.ndarray | jax.Array],
-) -> train_state.TrainState:
-  """The state with some parameters (by path) replaced; see `placed`."""
-
-  def replaced(params: Any) -> Any:
-    flat = train_state.flatten(params)
-    return train_state.unflatten({
-        path: placed(values[path], old) if path in values else old
-        for path, old in flat.items()
-    })
-
-  return state._replace(
-      trainable=replaced(state.trainable), frozen=replaced(state.frozen)
   )
 
 
@@ -276,9 +259,9 @@ def restore_or_initialise(
 ) -> tuple[train_state.TrainState, dict[str, str]]:
   """The state that a run starts from, and its identity to save.
 
-  Order: (1) parameters from scratch; (2) INIT_FROM over them, which is where
-  frozen ones come from; (3) the workdir's own checkpoint over the trainable
-  ones, the optimizer and the step, if it has any.
+  Where a parameter comes from: (1) the workdir's own checkpoint, which has the
+  trainable ones, the optimizer and the step, if there is one; (2) INIT_FROM;
+  (3) scratch. Each is made once.
 
   Args:
     trainer: A `trainer.Trainer`.
@@ -288,22 +271,29 @@ def restore_or_initialise(
     identity: Digests of the data and the vocabulary.
     step: Of the checkpoint; None: the newest.
   """
-  state = trainer.init_state(batch_spec)
+  steps = checkpoints.steps()
+  if step is not None and step not in steps:
+    raise ValueError(f'No checkpoint of step {step}; there are {steps}.')
+  state = trainer.abstract_state(batch_spec)
   flat = train_state.flatten(train_state.merge(state.trainable, state.frozen))
   values: dict[str, np.ndarray | jax.Array] = {}
   for source in init_from:
     values.update(source.load(flat, identity))
-  if values:
-    # The optimizer starts after the weights, since some look at them.
-    state = trainer.init_opt_state(place(state, values))
+  frozen = train_state.flatten(state.frozen)
+  wanted = frozen if steps else flat
+  params = {
+      path: placed(values.pop(path), like)
+      for path, like in wanted.items()
+      if path in values
+  }
+  values.clear()  # What is left over is in the checkpoint.
+  params |= trainer.init_params(batch_spec, wanted.keys() - params.keys())
   identity = dict(identity)
-  if state.frozen:
-    identity['frozen'] = digest(train_state.flatten(state.frozen))
-  steps = checkpoints.steps()
-  if step is not None and step not in steps:
-    raise ValueError(f'No checkpoint of step {step}; there are {steps}.')
-  if steps:
-    step = steps[-1] if step is None else step
-    check_identity(checkpoints.metadata(step), identity, f'step {step}')
-    state = checkpoints.restore(step, state)
-  return state, identity
+  if frozen:
+    identity['frozen'] = digest({path: params[path] for path in frozen})
+  if not steps:
+    return trainer.start_state(state, params), identity
+  step = steps[-1] if step is None else step
+  check_identity(checkpoints.metadata(step), identity, f'step {step}')
+  state = checkpoints.restore(step, state)
+  return state._replace(frozen=train_state.unflatten(params)), identity

@@ -1,6 +1,6 @@
 """State, sharding and steps; knows no model by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any
@@ -67,24 +67,49 @@ class Trainer:
     )
 
   def init_state(self, batch_spec: Mapping[str, Any]) -> train_state.TrainState:
-    """A freshly initialised state, each array made in its place on the mesh."""
+    """A state at step 0, all of it freshly initialised."""
     abstract = self.abstract_state(batch_spec)
+    return self.start_state(
+        abstract, self.init_params(batch_spec, _flat_params(abstract))
+    )
+
+  def init_params(
+      self, batch_spec: Mapping[str, Any], paths: Collection[str]
+  ) -> dict[str, jax.Array]:
+    """Freshly initialised parameters by path, each made in its place.
+
+    The model's other parameters, which are loaded, are not made at all.
+    """
+    flat = _flat_params(self.abstract_state(batch_spec))
+    shardings = {path: flat[path].sharding for path in paths}
     zeros = {k: jnp.zeros(v.shape, v.dtype) for k, v in batch_spec.items()}
 
-    def make() -> train_state.TrainState:
-      params = partitioning.unbox(
-          self.objective.init(jax.random.key(self.seed), zeros)
-      )
-      trainable, frozen = self._split(params)
-      return train_state.TrainState(
-          step=jnp.zeros((), jnp.int32),
-          trainable=trainable,
-          frozen=frozen,
-          opt_state=self.optimizer.init(trainable),
-      )
+    def make() -> dict[str, jax.Array]:
+      boxed = self.objective.init(jax.random.key(self.seed), zeros)
+      made = self._split(partitioning.unbox(boxed))
+      params = train_state.flatten(train_state.merge(*made))
+      return {path: params[path] for path in paths}
 
     with jax.set_mesh(self.mesh):
-      return jax.jit(make, out_shardings=_shardings(abstract))()
+      return jax.jit(make, out_shardings=shardings)()
+
+  def start_state(
+      self, abstract: train_state.TrainState, params: Mapping[str, jax.Array]
+  ) -> train_state.TrainState:
+    """The state at step 0 with parameters, by path; the optimizer's anew."""
+    trainable, frozen = train_state.split(
+        train_state.unflatten(params), self.trainable
+    )
+
+    def make(trainable: Any) -> tuple[jax.Array, Any]:
+      return jnp.zeros((), jnp.int32), self.optimizer.init(trainable)
+
+    with jax.set_mesh(self.mesh):
+      step, opt_state = jax.jit(
+          make,
+          out_shardings=_shardings((abstract.step, abstract.opt_state)),
+      )(trainable)
+    return train_state.TrainState(step, trainable, frozen, opt_state)
 
   def _split(self, params: Any) -> tuple[Any, Any]:
     """Parameters (or shapes) that train, in float32, and those that do not."""
@@ -93,16 +118,6 @@ class Trainer:
         path: train_state.rounded(path, x, self.frozen_dtype)
         for path, x in train_state.flatten(frozen).items()
     })
-
-  def init_opt_state(
-      self, state: train_state.TrainState
-  ) -> train_state.TrainState:
-    """The state with the optimizer started anew on its parameters."""
-    with jax.set_mesh(self.mesh):
-      opt_state = jax.jit(
-          self.optimizer.init, out_shardings=_shardings(state.opt_state)
-      )(state.trainable)
-    return state._replace(opt_state=opt_state)
 
   @functools.cached_property
   def _batch_sharding(self) -> jax.sharding.NamedSharding:
@@ -217,6 +232,10 @@ def select_batch(
       key: jax.ShapeDtypeStruct(spec[key].shape, spec[key].dtype)
       for key in keys
   }
+
+
+def _flat_params(state: train_state.TrainState) -> dict[str, Any]:
+  return train_state.flatten(train_state.merge(state.trainable, state.frozen))
 
 
 def _with_sharding(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
