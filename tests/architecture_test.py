@@ -10,7 +10,7 @@ _PACKAGES = ('user_llm', 'data_prep', 'launch')
 _ENTRIES = ('train', 'evaluate', 'infer', 'embed', 'export', 'cost')
 # A module may import those of its own or a later layer.
 _LAYERS = (
-    ('main', 'gin_utils'),
+    ('main', 'gin_utils', 'check'),
     _ENTRIES,
     ('trainer', 'evaluator', 'checkpoints', 'run_logging', 'report'),
     ('objectives',),

@@ -15,6 +15,8 @@ from typing import Any
 
 import gin
 
+from user_llm import signatures
+
 CONFIG_FILE = 'config.gin'
 DEFAULT_SEARCH_PATH = pathlib.Path(__file__).resolve().parent.parent / 'gin'
 
@@ -41,19 +43,32 @@ def load_config(
   Raises:
     ValueError: A file is missing or malformed, an override names a macro, scope
       or parameter that no file knows or has another type than the file's value,
-      or a required macro is not set.
+      a required macro is not set, or a value has not its parameter's type.
   """
+  parse_files(gin_files, search_paths)
+  for override in overrides:
+    _apply_override(override)
+  _check_required()
+  _check_signatures()
+  with _user_errors('gin files'):
+    gin.finalize()
+
+
+def parse_files(
+    gin_files: Sequence[str], search_paths: Sequence[str] = ()
+) -> None:
+  """The first part of `load_config`: what is required may still be missing."""
   paths = [*search_paths, str(DEFAULT_SEARCH_PATH)]
   set_search_paths(paths)
   for gin_file in gin_files:
     path = _find(gin_file, paths)
     with _user_errors(f'--gin_file={gin_file}'):
       gin.parse_config_file(str(path))
-  for override in overrides:
-    _apply_override(override)
-  _check_required()
-  with _user_errors('gin files'):
-    gin.finalize()
+
+
+def clear() -> None:
+  """Forgets all that was parsed."""
+  gin.clear_config()
 
 
 def set_search_paths(paths: Sequence[str]) -> None:
@@ -218,6 +233,22 @@ def _check_required() -> None:
         f'Not set, and without a default: {", ".join(unset)}. Add {flags}, or '
         'set it in a gin file.'
     )
+
+
+def _check_signatures() -> None:
+  """Raises if a plain value goes to a parameter of another type."""
+  # pylint: disable=protected-access
+  for (scope, selector), bindings in gin.config._CONFIG.items():
+    function = gin.config._REGISTRY.get_match(selector).wrapped
+    for parameter, value in bindings.items():
+      source = repr(value).removeprefix('%')
+      key = f'{scope}/{selector}.{parameter}'.removeprefix('/')
+      wanted = signatures.wrong_type(function, parameter, _query(key))
+      if wanted is not None and selector != 'gin.macro':
+        name = f'{function.__name__}.{parameter}'
+        raise ValueError(
+            f'{name} = {source}: it takes {wanted}, not {_query(key)!r}.'
+        )
 
 
 def _apply_override(override: str) -> None:

@@ -12,18 +12,16 @@ stopped by SIGTERM and saved, 44 a loss that is not finite, else a bug.
 import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
-import dis
 import importlib
 import os
 import pathlib
-import re
 import stat
 import sys
 import tempfile
-import traceback
 
 from user_llm import distributed
 from user_llm import host_memory
+from user_llm import user_errors
 
 # Exit code of a run that would end so again.
 _NOT_FINITE = 44
@@ -32,16 +30,10 @@ _ENTRY_POINTS = {
     mode: f'user_llm.{mode}:{mode}'
     for mode in ('train', 'evaluate', 'infer', 'embed', 'export', 'cost')
 }
-# A path that the user named, such as --output, cannot be used.
-_PATH_ERRORS = (
-    FileExistsError,
-    FileNotFoundError,
-    IsADirectoryError,
-    NotADirectoryError,
-    PermissionError,
-)
 # What --gin_file's help says of the files that come before it.
-_FIRST_FILES = {'train': '', 'cost': '; runs/cost.gin comes first'}
+_FIRST_FILES = {
+    'train': '', 'check': '', 'cost': '; runs/cost.gin comes first'
+}
 _MODE_HELP = {
     'train': 'train a model, or resume a run that was stopped',
     'evaluate': 'measure the checkpoint of a workdir',
@@ -49,6 +41,7 @@ _MODE_HELP = {
     'embed': 'write user embeddings, JSONL in',
     'export': "write a workdir's decoder as Hugging Face's libraries read it",
     'cost': 'count and time one request, beside a text prompt',
+    'check': 'parse variants of a training and trace their shapes, JSONL in',
 }
 
 
@@ -69,9 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'error: {error}', file=sys.stderr)
     return _NOT_FINITE
   except (ValueError, OSError) as error:
-    if args.debug or not _is_user_error(error):
+    if args.debug or not user_errors.is_user_error(error):
       raise
-    print(f'error: {_message(error)}', file=sys.stderr)
+    print(f'error: {user_errors.message(error)}', file=sys.stderr)
     return 2
   return 0
 
@@ -86,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
   modes = parser.add_subparsers(dest='mode', required=True)
   for mode, mode_help in _MODE_HELP.items():
     sub = modes.add_parser(mode, help=mode_help, allow_abbrev=False)
-    if mode != 'cost':
+    if mode not in ('cost', 'check'):
       sub.add_argument(
           '--workdir', required=True, help='checkpoints, metrics and configs'
       )
@@ -94,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         '--gin_file',
         action='append',
         default=[],
-        required=mode == 'train',
+        required=mode in ('train', 'check'),
         help='may be given several times; a later one wins'
         + _FIRST_FILES.get(mode, "; the workdir's config.gin comes first"),
     )
@@ -112,6 +105,9 @@ def _parser() -> argparse.ArgumentParser:
           action='store_true',
           help='print parameters, shapes and memory, then exit',
       )
+    if mode == 'check':
+      sub.add_argument('--input', required=True, help='variants, JSONL')
+      sub.add_argument('--output', required=True, help='file to write')
     if mode in ('infer', 'embed'):
       sub.add_argument('--input', required=True, help='users, JSONL')
       sub.add_argument('--output', required=True, help='file to write')
@@ -127,6 +123,9 @@ def _run(
   from user_llm import gin_utils  # pylint: disable=g-import-not-at-top
 
   search_paths = [p for p in args.gin_search_paths.split(',') if p]
+  if args.mode == 'check':
+    _check(args, search_paths)
+    return
   is_cost = args.mode == 'cost'
   workdir = pathlib.Path(args.output if is_cost else args.workdir)
   gin_files = list(args.gin_file)
@@ -165,6 +164,18 @@ def _run(
   )
 
 
+def _check(args: argparse.Namespace, search_paths: Sequence[str]) -> None:
+  with _quiet_imports():
+    from user_llm import check  # pylint: disable=g-import-not-at-top
+
+  check.check(
+      gin_files=args.gin_file,
+      search_paths=search_paths,
+      input=args.input,
+      output=args.output,
+  )
+
+
 def _finished_run_files(mode: str, workdir: pathlib.Path) -> list[str]:
   """The mode's own run file, then what the workdir was trained with.
 
@@ -199,7 +210,7 @@ def _saved_config(workdir: pathlib.Path, config: str) -> Iterator[None]:
   try:
     yield
   except (ValueError, OSError) as error:
-    if _is_user_error(error):
+    if user_errors.is_user_error(error):
       if old_config is None:
         path.unlink(missing_ok=True)
       else:
@@ -215,33 +226,6 @@ def _write(path: pathlib.Path, text: str) -> None:
   temporary = path.with_name(f'.{path.name}.{os.getpid()}')
   temporary.write_text(text)
   temporary.replace(path)
-
-
-def _is_user_error(error: Exception) -> bool:
-  """Whether our own code found the user's input wrong.
-
-  That is a ValueError of a `raise` statement outside the installed packages: a
-  ValueError that numpy or JAX raised needs its stack trace. JAX removes its own
-  frames, so that the statement, not only the file, has to be looked at.
-  """
-  if isinstance(error, OSError):
-    return isinstance(error, _PATH_ERRORS)
-  last = error.__traceback__
-  while last.tb_next:
-    last = last.tb_next
-  code = last.tb_frame.f_code
-  is_raise = code.co_code[last.tb_lasti] == dis.opmap['RAISE_VARARGS']
-  is_library = re.search(
-      r'/(site|dist)-packages/(?!user_llm/)|/lib/python[0-9.]+/(?!site-)',
-      code.co_filename,
-  )
-  return is_raise and not is_library
-
-
-def _message(error: Exception) -> str:
-  """The error's text without what gin adds about the call."""
-  text = str(error).split('\n  In call to configurable', 1)[0]
-  return text.strip() or ''.join(traceback.format_exception_only(error))
 
 
 def _prepare_environment() -> None:
@@ -267,7 +251,7 @@ def _quiet_imports() -> Iterator[None]:
     try:
       yield
     except Exception as error:
-      if not _is_user_error(error):
+      if not user_errors.is_user_error(error):
         held.seek(0)
         os.write(stderr_fd, held.read())
       raise

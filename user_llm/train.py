@@ -42,6 +42,7 @@ def train(
     eval_every_steps: int = 0,
     save_every_steps: int = 500,
     dry_run: bool = False,
+    check: bool = False,
 ) -> None:
   """Trains until `num_steps`, from the workdir's last checkpoint if it has one.
 
@@ -67,6 +68,7 @@ def train(
     eval_every_steps: Between evaluations; 0: only at the end.
     save_every_steps: Between checkpoints; the last step is always saved.
     dry_run: Print parameters, shapes and memory, then return.
+    check: See that all of it fits together, compile nothing, then return.
 
   Raises:
     ValueError: what was asked for does not fit together; nothing is written.
@@ -82,12 +84,7 @@ def train(
   _check_integers(0, SEED=seed, EVAL_EVERY_STEPS=eval_every_steps)
   device_mesh = mesh.make()
   _check_divisible(batch_size, device_mesh, num_microbatches)
-  batch_spec = trainer_lib.select_batch(
-      dataset.batch_spec('train', batch_size), objective.batch_keys
-  )
-  if 'input_tokens' in batch_spec:
-    num_tokens = batch_spec['input_tokens'].shape[-1]
-    objective_lib.check_length(objective, num_tokens, dataset.name)
+  batch_spec = _batch_spec(objective, dataset, batch_size)
   trainer = trainer_lib.Trainer(
       objective=objective,
       optimizer=optimizer.make(num_steps),
@@ -97,6 +94,9 @@ def train(
       seed=seed,
   )
   check_evaluators(evaluators, objective, batch_size)
+  if check:
+    trainer.trace_step(batch_spec)
+    return
   if dry_run:
     dry_run_lib.report(trainer, batch_spec)
     return
@@ -151,6 +151,20 @@ def train(
     for evaluation in evaluations:
       evaluation.write(workdir, num_steps, seed)
     _write_end(workdir, logger.wall_secs)
+
+
+def _batch_spec(
+    objective: objective_lib.Objective,
+    dataset: pipeline.Dataset | pipeline.Mixture,
+    batch_size: int,
+) -> dict[str, jax.ShapeDtypeStruct]:
+  batch_spec = trainer_lib.select_batch(
+      dataset.batch_spec('train', batch_size), objective.batch_keys
+  )
+  if 'input_tokens' in batch_spec:
+    num_tokens = batch_spec['input_tokens'].shape[-1]
+    objective_lib.check_length(objective, num_tokens, dataset.name)
+  return batch_spec
 
 
 def _evaluate(

@@ -138,10 +138,7 @@ class Trainer:
     Scalars are f32[]: `loss` (mean over the batch's valid targets), `weight`
     (how many they are), `grad_norm` and the objective's own metrics.
     """
-    batch = {
-        key: _with_sharding(x, self._batch_sharding)
-        for key, x in batch_spec.items()
-    }
+    batch = self._abstract_batch(batch_spec)
     with jax.set_mesh(self.mesh):
       return (
           jax.jit(
@@ -153,6 +150,20 @@ class Trainer:
           .lower(state, batch)
           .compile()
       )
+
+  def trace_step(self, batch_spec: Mapping[str, Any]) -> None:
+    """Goes through a step with shapes alone; raises where they do not fit."""
+    state = self.abstract_state(batch_spec)
+    with jax.set_mesh(self.mesh):
+      jax.eval_shape(self._step, state, self._abstract_batch(batch_spec))
+
+  def _abstract_batch(
+      self, batch_spec: Mapping[str, Any]
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    return {
+        key: _with_sharding(x, self._batch_sharding)
+        for key, x in batch_spec.items()
+    }
 
   def _step(
       self, state: train_state.TrainState, batch: Batch
