@@ -16,6 +16,7 @@ from launch import records
 from launch import snapshot
 from launch import spec as spec_lib
 from launch.backends import backend
+from launch.sweep import command as sweep
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _HELP = {
@@ -29,6 +30,7 @@ _HELP = {
     'stop': 'save where possible, and end',
     'resume': 'submit a job of before again, from its last checkpoint',
     'doctor': 'check that a place to run is ready',
+    'sweep': sweep.HELP,
 }
 
 
@@ -41,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       return _of_job(args)
     if args.command == 'doctor':
       return _doctor(args, gin)
+    if args.command == 'sweep':
+      return sweep.run(args, gin)
     fixed = {}
     if args.command in spec_lib.MODES:
       fixed['mode'] = spec_lib.MODES[args.command]
@@ -72,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
       sub.add_argument('--out', type=pathlib.Path, help='folder for the files')
     elif name == 'doctor':
       flags.add(sub)
+    elif name == 'sweep':
+      sweep.add_flags(sub)
     else:
       sub.add_argument('name', nargs='?' if name == 'status' else None)
     if name == 'logs':

@@ -54,6 +54,8 @@ def test_values_are_as_gin_reads_them(check):
   ))
   # What is required and not set is not the base's mistake.
   assert base['error'] is None and 'ENCODER_DIM = 16' in base['config']
+  assert base['values']['ENCODER_DIM'] == '16'
+  assert base['values']['BATCH_SIZE'] == '%gin.REQUIRED'
   assert [row['error'] for row in rows] == [None] * 3
   assert {row['values']['LEARNING_RATE'] for row in rows} == {'1.0'}
   assert rows[0]['values']['SEED'] == '3'

@@ -39,12 +39,13 @@ def check(
     search_paths: See `gin_utils.load_config`.
     input: JSON lines, each a list of overrides.
     output: JSON lines {'error': the message or null, 'config': gin, 'values':
-      {NAME: the value of each overridden macro as gin writes it}}.
+      {NAME: value as gin writes it}}, of each overridden macro, and in the
+      first line of each macro of the files.
   """
   lines = pathlib.Path(input).read_text(encoding='utf-8').splitlines()
   shown_secs = time.monotonic()
   with pathlib.Path(output).open('w', encoding='utf-8') as file:
-    base = _result(gin_utils.parse_files, gin_files, search_paths)
+    base = _result(_base, gin_files, search_paths)
     traced: set[str] = set()
     file.write(json.dumps(base) + '\n')
     for i, line in enumerate(lines if base['error'] is None else ()):
@@ -55,6 +56,18 @@ def check(
       if time.monotonic() - shown_secs > _PROGRESS_SECS:
         shown_secs = time.monotonic()
         print(f'checked {i + 1} of {len(lines)}', file=sys.stderr, flush=True)
+
+
+def _base(
+    gin_files: Sequence[str], search_paths: Sequence[str]
+) -> dict[str, str]:
+  """All macros of the files."""
+  gin_utils.parse_files(gin_files, search_paths)
+  return {
+      name: value
+      for name, value in gin_utils.parsed_bindings().items()
+      if name.isidentifier()
+  }
 
 
 def _check_variant(
@@ -93,5 +106,5 @@ def _result(function: Any, *args: Any) -> dict[str, Any]:
   return {
       'error': error,
       'config': '' if error else gin_utils.config_text(),
-      'values': values or {},
+      'values': values,
   }

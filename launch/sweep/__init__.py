@@ -1,0 +1,1 @@
+"""Many trainings of one gin config, by a small file; see `command`."""

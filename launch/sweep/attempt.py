@@ -1,0 +1,135 @@
+"""One attempt at a trial: `python -m launch.sweep.attempt LEASE ... -- COMMAND`.
+
+Runs the command, keeps the lease fresh as long as it runs, and writes down how
+it ended. It stands between worker and trainer so that a worker that is killed
+leaves no trainer behind: when the pipe from the worker closes, the trainer is
+told to save and end, and then killed.
+"""
+
+import argparse
+from collections.abc import Sequence
+import json
+import os
+import pathlib
+import select
+import signal
+import subprocess
+import sys
+import time
+
+from launch import entry
+from launch import exit_codes
+from launch.sweep import lease as lease_lib
+
+ATTEMPTS = 'attempts.jsonl'
+LOG = 'trial.log'
+RUN = 'run'
+_POLL_SECS = 0.05
+_LOG_LINES = 20
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Returns the command's exit code."""
+  argv = list(sys.argv[1:] if argv is None else argv)
+  end = argv.index('--')
+  parser = argparse.ArgumentParser(prog='launch.sweep.attempt')
+  parser.add_argument('lease', type=pathlib.Path)
+  parser.add_argument('--beat_secs', type=float, required=True)
+  parser.add_argument('--grace_secs', type=float, required=True)
+  args = parser.parse_args(argv[:end])
+  # Only the worker decides; a signal to all processes of a job comes here too.
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: None)
+  trial = args.lease.parent
+  start_secs = time.monotonic()
+  with (trial / LOG).open('ab') as log:
+    log_start = log.tell()
+    process = subprocess.Popen(
+        argv[end + 1 :],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+  is_stopped = _wait(process, args)
+  code = exit_codes.of_process(process.returncode)
+  with (trial / LOG).open('rb') as log:
+    log.seek(log_start)
+    lines = log.read().decode(errors='replace').splitlines()
+  add_row(
+      args.lease,
+      ended='stopped' if is_stopped else 'exit',
+      code=code,
+      secs=round(time.monotonic() - start_secs, 2),
+      log=lines[-_LOG_LINES:] if code else [],
+  )
+  if is_stopped:
+    lease_lib.release(args.lease)
+  return code
+
+
+def _wait(process: subprocess.Popen, args: argparse.Namespace) -> bool:
+  """Until the command has ended; returns whether it was told to."""
+  beat_at, kill_at = 0.0, float('inf')
+  while process.poll() is None:
+    now = time.monotonic()
+    is_due = _is_alone()
+    if now >= beat_at:
+      beat_at = now + args.beat_secs
+      # Of another, if this machine was asleep for longer than a lease lasts.
+      if lease_lib.latest(args.lease.parent) == args.lease:
+        args.lease.touch()
+      else:
+        is_due = True
+    if is_due and kill_at == float('inf'):
+      _signal(process, signal.SIGTERM)
+      kill_at = now + args.grace_secs
+    if now >= kill_at:
+      _signal(process, signal.SIGKILL)
+    time.sleep(_POLL_SECS)
+  # What the command has started and left behind.
+  _signal(process, signal.SIGKILL)
+  return kill_at < float('inf')
+
+
+def _is_alone() -> bool:
+  """Whether the worker has closed its end of the pipe, or is gone."""
+  readable, _, _ = select.select([sys.stdin], [], [], 0)
+  return bool(readable) and not os.read(sys.stdin.fileno(), 1)
+
+
+def _signal(process: subprocess.Popen, number: int) -> None:
+  try:
+    os.killpg(process.pid, number)
+  except ProcessLookupError:
+    pass
+
+
+def rows(trial: pathlib.Path) -> list[dict]:
+  """The attempts that have ended, by number."""
+  path = trial / ATTEMPTS
+  if not path.is_file():
+    return []
+  found = []
+  for line in path.read_text(encoding='utf-8').splitlines():
+    try:
+      found.append(json.loads(line))
+    except json.JSONDecodeError:
+      continue  # Cut off: the disk was full, or the machine went down.
+  return sorted(found, key=lambda row: row['attempt'])
+
+
+def add_row(lease: pathlib.Path, **values: object) -> None:
+  """Writes down how an attempt ended: one line, added in one go."""
+  trial = lease.parent
+  row = {
+      'attempt': lease_lib.number(lease),
+      'step': entry.newest_step(trial / RUN),
+      **values,
+  }
+  with (trial / ATTEMPTS).open('ab', buffering=0) as file:
+    file.write(json.dumps(row).encode() + b'\n')
+
+
+if __name__ == '__main__':
+  sys.exit(main())
