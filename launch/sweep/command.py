@@ -35,9 +35,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def run(
     args: argparse.Namespace,
     gin: Mapping[str, str],
+    *,
     checker: check_lib.Checker = check_lib.check,
+    command: worker_lib.Command = worker_lib.training,
 ) -> int:
   """Returns the exit code; see `worker.Worker.run`.
+
+  Args:
+    args: Of `add_flags`.
+    gin: Further macros of [set].
+    checker: Has gin read the trials.
+    command: Of a trial.
 
   Raises:
     ValueError: what the user can mend; no trial was started.
@@ -57,7 +65,9 @@ def run(
   if args.retry_failed:
     for trial in plan.trials:
       trial.forget_failure()
-  worker = worker_lib.Worker(folder=args.out, lease_secs=args.lease_secs)
+  worker = worker_lib.Worker(
+      folder=args.out, command=command, lease_secs=args.lease_secs
+  )
   print(results.progress(plan), flush=True)
   code = worker.run()
   print((args.out / results.MARKDOWN).read_text(encoding='utf-8'))

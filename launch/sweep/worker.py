@@ -20,6 +20,8 @@ from launch.sweep import spec as spec_lib
 # A command that fails so would fail so again.
 _FINAL = (exit_codes.USER_ERROR, exit_codes.NOT_FINITE)
 
+Command = Callable[[folder_lib.Trial], Sequence[str]]
+
 
 def training(trial: folder_lib.Trial) -> list[str]:
   """The command of a trial."""
@@ -44,7 +46,7 @@ class Worker:
   """
 
   folder: pathlib.Path
-  command: Callable[[folder_lib.Trial], Sequence[str]] = training
+  command: Command = training
   lease_secs: float = 120.0
   grace_secs: float = 60.0
   poll_secs: float = 1.0

@@ -72,7 +72,7 @@ HEADS = {if = {KIND = 'b', LAYERS = [1, 2]}, values = [1, 4]}
     [
         ('[gird]\nA = [1]', "unknown section 'gird'; .*Did you mean grid"),
         ('sed = [1]', r"\[sweep\] unknown key 'sed'; .*Did you mean seeds"),
-        ('[grid]\nA = ', 'line 7'),  # tomllib's own words.
+        ('[grid]\nA = 1 1', 'line 7'),  # tomllib's own words.
         ('[grid]\nA = 1', r'\[grid\] A = 1: must be a list'),
         ('[grid]\nA = []', 'must be a list'),
         ('[grid]\nA = [nan]', 'A: nan must be a text, a finite number'),
