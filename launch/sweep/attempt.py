@@ -1,4 +1,4 @@
-"""One attempt at a trial: `python -m launch.sweep.attempt LEASE ... -- COMMAND`.
+"""One attempt at a trial: `python -m launch.sweep.attempt LEASE -- COMMAND`.
 
 Runs the command, keeps the lease fresh as long as it runs, and writes down how
 it ended. It stands between worker and trainer so that a worker that is killed
@@ -24,6 +24,8 @@ from launch.sweep import lease as lease_lib
 ATTEMPTS = 'attempts.jsonl'
 LOG = 'trial.log'
 RUN = 'run'
+# The trainer's process, while there is one.
+_PID = 'pid'
 _POLL_SECS = 0.05
 _LOG_LINES = 20
 
@@ -51,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
+  (trial / _PID).write_text(str(process.pid), encoding='utf-8')
   is_stopped = _wait(process, args)
+  (trial / _PID).unlink(missing_ok=True)
   code = exit_codes.of_process(process.returncode)
   with (trial / LOG).open('rb') as log:
     log.seek(log_start)
@@ -82,13 +86,13 @@ def _wait(process: subprocess.Popen, args: argparse.Namespace) -> bool:
       else:
         is_due = True
     if is_due and kill_at == float('inf'):
-      _signal(process, signal.SIGTERM)
+      _signal(process.pid, signal.SIGTERM)
       kill_at = now + args.grace_secs
     if now >= kill_at:
-      _signal(process, signal.SIGKILL)
+      _signal(process.pid, signal.SIGKILL)
     time.sleep(_POLL_SECS)
   # What the command has started and left behind.
-  _signal(process, signal.SIGKILL)
+  _signal(process.pid, signal.SIGKILL)
   return kill_at < float('inf')
 
 
@@ -98,11 +102,19 @@ def _is_alone() -> bool:
   return bool(readable) and not os.read(sys.stdin.fileno(), 1)
 
 
-def _signal(process: subprocess.Popen, number: int) -> None:
+def _signal(pid: int, number: int) -> None:
   try:
-    os.killpg(process.pid, number)
+    os.killpg(pid, number)
   except ProcessLookupError:
     pass
+
+
+def kill_trainer(trial: pathlib.Path) -> None:
+  """Of an attempt that was itself killed a moment ago, on this machine."""
+  path = trial / _PID
+  if path.is_file():
+    _signal(int(path.read_text(encoding='utf-8')), signal.SIGKILL)
+    path.unlink()
 
 
 def rows(trial: pathlib.Path) -> list[dict]:

@@ -11,6 +11,7 @@ import pathlib
 from launch.sweep import check as check_lib
 from launch.sweep import expand
 from launch.sweep import folder as folder_lib
+from launch.sweep import optuna_sampler
 from launch.sweep import results
 from launch.sweep import spec as spec_lib
 from launch.sweep import worker as worker_lib
@@ -28,6 +29,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
       '--lease_secs', type=float, default=120.0,
       help='a worker that is not heard of for so long has lost its trial',
+  )
+  parser.add_argument(
+      '--sampler', choices=('random', 'optuna'), default='random',
+      help='where the draws of [random] come from',
   )
   parser.epilog = 'Any --gin.NAME=VALUE adds to [set] and wins.'
 
@@ -59,17 +64,20 @@ def run(
     return _show(spec, variants, checker)
   if args.out is None:
     raise ValueError('--out=FOLDER must be given: where the trials go.')
-  print(f'{spec.name}: checking {len(variants)} trials', flush=True)
-  base, checked = folder_lib.check(args.out, spec, variants, checker)
-  plan = folder_lib.prepare(args.out, spec, base, checked)
-  if args.retry_failed:
-    for trial in plan.trials:
-      trial.forget_failure()
   worker = worker_lib.Worker(
       folder=args.out, command=command, lease_secs=args.lease_secs
   )
-  print(results.progress(plan), flush=True)
-  code = worker.run()
+  if args.retry_failed:
+    for trial in folder_lib.load(args.out).trials:
+      trial.forget_failure()
+  if args.sampler == 'optuna':
+    code = optuna_sampler.run(spec, worker, checker)
+  else:
+    print(f'{spec.name}: checking {len(variants)} trials', flush=True)
+    base, checked = folder_lib.check(args.out, spec, variants, checker)
+    plan = folder_lib.prepare(args.out, spec, base, checked)
+    print(results.progress(plan), flush=True)
+    code = worker.run()
   print((args.out / results.MARKDOWN).read_text(encoding='utf-8'))
   return code
 

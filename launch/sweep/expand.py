@@ -93,7 +93,9 @@ def trial_id(values: Mapping[str, str], base: Mapping[str, str]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def varying(variant_values: list[Mapping[str, str]], order: list[str]) -> list[str]:
+def varying(
+    variant_values: list[Mapping[str, str]], order: list[str]
+) -> list[str]:
   """The macros without SEED that differ among trials, in the order given."""
   return [
       macro

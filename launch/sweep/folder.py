@@ -231,8 +231,8 @@ def last_scalars(workdir: pathlib.Path) -> dict[str, float]:
   """The last value of each name in a run's metrics.jsonl."""
   path = workdir / 'metrics.jsonl'
   scalars: dict[str, float] = {}
-  lines = path.read_text(encoding='utf-8').splitlines() if path.is_file() else ()
-  for line in lines:
+  text = path.read_text(encoding='utf-8') if path.is_file() else ''
+  for line in text.splitlines():
     try:
       scalars |= json.loads(line)
     except json.JSONDecodeError:

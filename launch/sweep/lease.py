@@ -2,7 +2,7 @@
 
 A trial's leases are numbered, one an attempt: `lease-0001`, `lease-0002`. The
 last one counts. Its holder touches it; once it has not been touched for too
-long anyone may make the next one, which succeeds for one process alone (O_EXCL).
+long anyone may make the next one, which succeeds for one process (O_EXCL).
 Nothing is ever deleted or renamed, so that nobody can take away a lease that
 was made since he looked.
 """

@@ -1,4 +1,4 @@
-"""Tables of what a sweep has found so far: plain files, written anew each time."""
+"""Tables of what a sweep has found so far: plain files, always written anew."""
 
 from collections.abc import Mapping, Sequence
 import csv
@@ -133,8 +133,8 @@ def _markdown(plan: folder_lib.Plan, points: Sequence[Point]) -> str:
   lines = [
       f'# {plan.name}',
       '',
-      f'{progress(plan)}. {metric}: {side} is better; mean ± standard error over '
-      'seeds; wall time of a trial.',
+      f'{progress(plan)}. {metric}: {side} is better; mean ± standard error '
+      'over seeds; wall time of a trial.',
       '',
       _row(header),
       _row(['---'] * len(header)),

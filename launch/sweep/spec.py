@@ -80,7 +80,9 @@ class SweepSpec:
   zips: Sequence[Mapping[str, Sequence[Text]]] = ()
   draws: int = 1
   draw_seed: int = 0
-  spaces: Mapping[str, spaces_lib.Space] = dataclasses.field(default_factory=dict)
+  spaces: Mapping[str, spaces_lib.Space] = dataclasses.field(
+      default_factory=dict
+  )
   whens: Sequence[When] = ()
 
   @property

@@ -43,6 +43,7 @@ class Worker:
     lease_secs: A worker that has not been heard of for so long is dead.
     grace_secs: How long a trainer may take to save and end.
     poll_secs: Between looks for a trial while others run the last ones.
+    waits_for_others: False: ends when none is left to take.
   """
 
   folder: pathlib.Path
@@ -50,6 +51,7 @@ class Worker:
   lease_secs: float = 120.0
   grace_secs: float = 60.0
   poll_secs: float = 1.0
+  waits_for_others: bool = True
 
   def __post_init__(self):
     self._is_stopped = False
@@ -79,6 +81,8 @@ class Worker:
       if not open_trials:
         break
       taken = next(filter(None, map(self._take, open_trials)), None)
+      if taken is None and not self.waits_for_others:
+        return exit_codes.DONE
       if taken is None:
         self._wait(len(open_trials))
         continue
@@ -89,6 +93,7 @@ class Worker:
       print(results.progress(plan), flush=True)
     results.write(self.folder, plan)
     if self._is_stopped:
+      print('stopped; the same command goes on from here', flush=True)
       return exit_codes.PREEMPTED
     ends = [trial.result()['status'] for trial in plan.trials]
     return 1 if folder_lib.FAILED in ends else exit_codes.DONE
@@ -137,6 +142,7 @@ class Worker:
     self._attempt.stdin.close()
     self._attempt = None
     if lease_lib.number(lease) not in _told(trial):
+      attempt.kill_trainer(trial.path)
       log = ['the attempt could not be started, or was killed; see above']
       attempt.add_row(lease, ended='lost', code=code or 1, secs=0.0, log=log)
 

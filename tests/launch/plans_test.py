@@ -158,7 +158,10 @@ def test_examples_name_files_that_exist():
 
 def test_the_guide_names_flags_that_exist():
   text = (_EXAMPLES.parent / 'README.md').read_text(encoding='utf-8')
-  known = {*spec_lib.fields(), 'dry_run', 'follow', 'new', 'rank'}
+  known = {
+      *spec_lib.fields(), 'dry_run', 'follow', 'new', 'rank', 'out',
+      'retry_failed', 'sampler',
+  }
   elsewhere = {'build-arg', 'gin'}
   named = set(re.findall(r'--([a-z][a-z_-]*)', text))
   assert named - known <= elsewhere

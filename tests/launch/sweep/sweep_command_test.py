@@ -28,9 +28,11 @@ def _sweep(tmp_path, monkeypatch):
   run = command.run
   path = tmp_path / 's.toml'
 
-  def sweep(*words, toml=_TOML, checker=fake_sweep.checker):
+  def sweep(
+      *words, toml=_TOML, checker=fake_sweep.checker, code='measure(a)'
+  ):
     path.write_text(toml)
-    trial_command = fake_sweep.command('measure(a)')
+    trial_command = fake_sweep.command(code)
     monkeypatch.setattr(
         command,
         'run',
@@ -76,6 +78,19 @@ def test_the_same_command_goes_on(sweep, tmp_path, capsys):
     assert set(trial['bindings']) == {'A', 'B', 'SEED'}
   starts = [path.read_text() for path in out.glob('trials/*/run/starts')]
   assert starts == ['x'] * 6
+
+
+def test_what_has_failed_is_tried_again_when_asked(sweep, tmp_path, capsys):
+  out = tmp_path / 'out'
+  code = 'sys.exit(1) if start <= 3 and a == 2 else measure(a)'
+  flags = ('FILE', f'--out={out}')
+  assert sweep(*flags, code=code) == 1
+  assert sweep(*flags, code=code) == 1
+  capsys.readouterr()
+  assert sweep(*flags, '--retry_failed', code=code) == 0
+  assert '4 of 4 done' in capsys.readouterr().out
+  starts = [path.read_text() for path in out.glob('trials/*/run/starts')]
+  assert sorted(starts) == ['x', 'x', 'xxxx', 'xxxx']
 
 
 def test_macros_on_the_command_line(sweep, capsys):

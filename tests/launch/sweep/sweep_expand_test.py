@@ -1,6 +1,7 @@
 """Tests of expansion by counting, and of the names of trials."""
 
 import math
+import pathlib
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from launch.sweep import expand
 from launch.sweep import spaces
 from launch.sweep import spec as spec_lib
 
+_ROOT = pathlib.Path(__file__).resolve().parents[3]
 _OBJECTIVE = spec_lib.Objective(metric='x', is_max=True)
 
 
@@ -116,7 +118,9 @@ def test_a_logarithmic_scale():
   """Each factor of ten is as likely as another."""
   spec = _spec(spaces={'A': spaces.Log(1e-4, 1e-1)}, draws=3000)
   drawn = [float(expand.draw(spec, i)['A']) for i in range(3000)]
-  counts = [sum(10.0**k <= x < 10.0 ** (k + 1) for x in drawn) for k in (-4, -3, -2)]
+  counts = [
+      sum(10.0**k <= x < 10.0 ** (k + 1) for x in drawn) for k in (-4, -3, -2)
+  ]
   # 1,000 each, with a standard deviation of 26.
   assert all(abs(count - 1000) < 130 for count in counts)
 
@@ -161,7 +165,7 @@ def test_a_name_is_the_same_in_every_process():
   names = {
       subprocess.run(
           [sys.executable, '-c', code], check=True, text=True,
-          stdout=subprocess.PIPE, env={'PYTHONHASHSEED': seed, 'PYTHONPATH': '.'},
+          stdout=subprocess.PIPE, cwd=_ROOT, env={'PYTHONHASHSEED': seed},
       ).stdout.strip()
       for seed in ('1', '2')
   }

@@ -157,6 +157,25 @@ def _descendants(pid):
   return found
 
 
+def test_only_the_attempt_is_killed(start, tmp_path):
+  """Its trainer must not go on beside the next one."""
+  plan = fake_sweep.prepare(tmp_path, fake_sweep.make_spec([1]))
+  trial, = plan.trials
+  code = 'time.sleep(2 if start == 1 else 0); note("ends"); measure(1)'
+  process = start(code)
+  _until(lambda: _has(process, trial))
+  _, attempt, _ = _descendants(process.pid)
+  _until((trial.path / 'pid').exists)
+  os.kill(attempt, signal.SIGKILL)
+  out, _ = process.communicate(timeout=20)
+  assert process.returncode == 0, out
+  time.sleep(2.0)
+  assert fake_sweep.count(trial, 'ends') == 1
+  assert [row['ended'] for row in fake_sweep.attempts(trial)] == [
+      'lost', 'exit'
+  ]
+
+
 def test_told_to_stop(start, tmp_path):
   """The trial saves and ends; that is no failure, and nobody has to wait."""
   plan = fake_sweep.prepare(tmp_path, fake_sweep.make_spec([1], retries=0))
