@@ -82,6 +82,14 @@ def test_next_item_equals_an_exhaustive_ranking(model, tiny_dataset):
       got = row[f'{name}/{policy}'].mean
       np.testing.assert_allclose(got, value, rtol=1e-6, err_msg=name + policy)
   np.testing.assert_allclose(row['answer_nats'].mean, -of_label.mean(), 1e-4)
+  kept = found.per_example.values['user_llm']
+  np.testing.assert_array_equal(kept['rank/all'], ranks_all)
+  np.testing.assert_array_equal(kept['rank/unseen'], ranks_unseen)
+  facts = found.per_example.facts
+  np.testing.assert_array_equal(facts['label_item'], label)
+  np.testing.assert_array_equal(
+      facts['history_events'], (batch['user_item'] > 0).sum(axis=1)
+  )
   assert set(found.models) == {'user_llm', 'popularity', 'markov'}
   assert found.num_examples == len(scores)
   assert found.split == 'test'
@@ -116,6 +124,10 @@ def test_favourite_genre_equals_an_exhaustive_choice(model):
   found = evaluator.evaluate(parts['objective'], params, mesh)
   want = np.mean(scores.argmax(axis=1) + 1 == batch['label'])
   assert found.models['user_llm']['accuracy'].mean == pytest.approx(want)
+  texts = evaluator.dataset.answers.texts
+  assert found.per_example.facts['labels/genre'].tolist() == [
+      texts[label - 1] for label in batch['label']
+  ]
   assert set(found.models) == {
       'user_llm', 'counting_oracle', 'most_frequent_genre'
   }

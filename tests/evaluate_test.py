@@ -11,6 +11,7 @@ import small_run
 from user_llm import checkpoints
 from user_llm import evaluate as evaluate_lib
 from user_llm import evaluator
+from user_llm import per_example
 from user_llm import train as train_lib
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
@@ -73,6 +74,14 @@ def test_the_test_split(finished, workdir, tiny_dataset):
   found = _result(workdir, suffix='')
   assert found['split'] == 'test' and found['num_examples'] == 24
   assert found['models'] != _result(finished)['models']
+  kept = per_example.read(workdir / 'eval' / 'tiny_events' / '12.npz')
+  assert len(kept) == 24
+  assert set(kept.values) == set(found['models'])
+  for row, metrics in found['models'].items():
+    values = kept.metrics(row)
+    assert set(values) == set(metrics)
+    for name, value in values.items():
+      assert value.mean() == pytest.approx(metrics[name]['mean']), name
 
 
 def test_a_known_ceiling(workdir, tiny_dataset, tmp_path):

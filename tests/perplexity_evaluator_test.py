@@ -147,6 +147,9 @@ def test_bits_per_byte_by_hand_at_any_batch_size(models, text):
       np.testing.assert_allclose(
           got, want.sum() / math.log(2) / num_bytes, rtol=1e-4
       )
+      kept = found.per_example.metrics(row)[metric]
+      assert len(kept) == len(nats)
+      np.testing.assert_allclose(kept.mean(), got, rtol=1e-6)
     assert not any(rows.values())
     assert found.num_examples == len(nats)
     assert found.task == 'text_held_out_text'

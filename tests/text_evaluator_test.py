@@ -12,6 +12,7 @@ from tokenizers import decoders
 from tokenizers import models
 from tokenizers import pre_tokenizers
 
+from user_llm import metrics
 from user_llm import partitioning
 from user_llm import text_evaluator
 from user_llm.data import vocabulary
@@ -71,9 +72,9 @@ def test_characters_of_several_tokens_stay_whole(kind, request):
 
 
 def test_worked_metrics():
-  found = text_evaluator.text_metrics(
+  found = metrics.estimates(text_evaluator.text_values(
       ['the cats sat', 'Awful!', ''], ['the cat sat down', ' Awful!', 'x']
-  )
+  ))
   for name, values in {
       'rouge1': [6 / 7, 1, 0], 'rouge2': [4 / 5, 0, 0],
       'rougeL': [6 / 7, 1, 0], 'exact_match': [0, 1, 0],
@@ -131,8 +132,11 @@ def test_an_evaluation_by_hand(model):
   }
   assert set(found.models) == set(want)
   for row, each in want.items():
-    for name, value in text_evaluator.text_metrics(each, truths).items():
+    values = text_evaluator.text_values(each, truths)
+    for name, value in metrics.estimates(values).items():
       assert found.models[row][name] == pytest.approx(value), (row, name)
+      kept = found.per_example.values[row][name]
+      np.testing.assert_array_equal(kept, values[name])
   np.testing.assert_allclose(
       found.models['user_llm']['answer_nats'].mean, nats.mean(), rtol=1e-5
   )

@@ -11,7 +11,8 @@ import numpy as np
 
 from user_llm import baselines
 from user_llm import evaluator as evaluator_lib
-from user_llm import metrics as metrics_lib
+from user_llm import per_example as per_example_lib
+from user_llm.data import example_facts
 from user_llm.data import pipeline
 from user_llm.decoding import trie
 from user_llm.objectives import conditioned_lm
@@ -153,7 +154,7 @@ class AnswerEvaluator:
       full: bool = True,
   ) -> evaluator_lib.Evaluation:
     """See `evaluator.Evaluator.evaluate`."""
-    labels, nats, examples, told = [], [], [], []
+    labels, nats, examples, told, example_ids = [], [], [], [], []
     found: dict[str, list[np.ndarray]] = {'': [], 'unseen_': []}
     for batch, out in evaluator_lib.predictions(
         functools.partial(self.predict, objective),
@@ -164,6 +165,7 @@ class AnswerEvaluator:
         mesh,
     ):
       labels.append(self._labels(batch))
+      example_ids.append(batch['example_id'])
       told.append({k: batch[k] for k in evaluator_lib.TOLD if k in batch})
       nats.append(out['answer_nats'])
       for prefix, parts in found.items():
@@ -172,11 +174,18 @@ class AnswerEvaluator:
       if full and not examples:
         examples = self._examples(batch, out)
     truth = np.concatenate(labels)
-    model = self._metrics(truth, found)
-    model['answer_nats'] = metrics_lib.estimate(np.concatenate(nats))
-    rows = {self.row: model | evaluator_lib.history_told(told)}
+    values = {
+        self.row: {
+            **self._values(truth, found),
+            'answer_nats': np.concatenate(nats),
+            **evaluator_lib.history_told(told),
+        }
+    }
+    ceilings = {}
     if full:
-      rows |= self._floors(truth)
+      values |= self._floors(truth)
+      if self.dataset.task == 'next_item':
+        ceilings = evaluator_lib.item_ceilings(self.dataset, self.split)
     return evaluator_lib.Evaluation(
         task=self.dataset.name,
         split=self.split,
@@ -184,7 +193,11 @@ class AnswerEvaluator:
         split_rule=self.dataset.split_rule.name,
         split_fingerprint=self.dataset.fingerprint,
         protocol=GENERATED_PROTOCOL + self._protocol(),
-        models=rows,
+        models=evaluator_lib.estimates(values) | ceilings,
+        per_example=per_example_lib.PerExample(
+            facts=self._facts(np.concatenate(example_ids), truth),
+            values=values,
+        ),
         examples=tuple(examples),
     )
 
@@ -200,24 +213,35 @@ class AnswerEvaluator:
     """Ids of the true answers, from 1."""
     return batch[self.dataset.asking.label]
 
-  def _metrics(
+  def _facts(
+      self, example_ids: np.ndarray, truth: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Of a favourite task the labels are the answers, not the next item's."""
+    facts = evaluator_lib.facts_of(self.dataset, self.split, example_ids)
+    if self.dataset.task == 'next_item':
+      return facts
+    texts = [self.dataset.answers.texts[label - 1] for label in truth]
+    labels = f'{example_facts.LABELS}{self.dataset.label_name}'
+    return facts | {labels: np.array(texts, str)}
+
+  def _values(
       self, truth: np.ndarray, found: Mapping[str, list[np.ndarray]]
-  ) -> dict[str, metrics_lib.Estimate]:
+  ) -> evaluator_lib.Values:
     answer_N = self.answers.of_item[truth]
     ranks = {
-        policy: answer_ranks(np.concatenate(found[prefix]), answer_N)
+        policy: [answer_ranks(np.concatenate(found[prefix]), answer_N)]
         for policy, prefix in (('all', ''), ('unseen', 'unseen_'))
         if found[prefix]
     }
     if self.dataset.task == 'next_item':
-      return metrics_lib.both_policies(ranks)
-    return {'accuracy': metrics_lib.estimate(ranks['all'] == 1)}
+      return evaluator_lib.as_values(ranks)
+    return {'accuracy': ranks['all'][0] == 1}
 
-  def _floors(self, truth: np.ndarray) -> dict[str, evaluator_lib.Row]:
+  def _floors(self, truth: np.ndarray) -> dict[str, evaluator_lib.Values]:
     if self.dataset.task == 'next_item':
       return evaluator_lib.item_floors(self.dataset, self.split)
     return {
-        name: {'accuracy': metrics_lib.estimate(found == truth)}
+        name: {'accuracy': found == truth}
         for name, found in baselines.favourites(
             self.dataset, self.split
         ).items()

@@ -3,7 +3,7 @@
 An evaluator runs over one split of one dataset and returns an `Evaluation`: a
 row of metrics for the model, rows for the floors and ceilings on the very same
 examples, and a few examples to read. It is written as JSON, one file a task
-and step.
+and step, with what the metrics are means of beside it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,11 +21,15 @@ import numpy as np
 from user_llm import baselines
 from user_llm import metrics as metrics_lib
 from user_llm import partitioning
+from user_llm import per_example as per_example_lib
 from user_llm import trainer as trainer_lib
+from user_llm.data import example_facts
 from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
 
 Row = Mapping[str, metrics_lib.Estimate]
+# Per-example values by name, see `per_example.PerExample`.
+Values = Mapping[str, np.ndarray]
 
 RANKING_PROTOCOL = (
     'full ranking over the catalogue; ties count against the model; "unseen": '
@@ -51,6 +55,7 @@ class Evaluation:
     split_fingerprint: Of the held-out events.
     protocol: How the numbers are to be read.
     models: Metrics by row: the model's, then floors and ceilings.
+    per_example: What they are means of.
     examples: To be read: user, history, question, answers, truth.
   """
 
@@ -61,6 +66,7 @@ class Evaluation:
   split_fingerprint: str
   protocol: str
   models: Mapping[str, Row]
+  per_example: per_example_lib.PerExample
   examples: tuple[Mapping[str, Any], ...] = ()
 
   def scalars(self) -> dict[str, float]:
@@ -72,7 +78,7 @@ class Evaluation:
     }
 
   def write(self, workdir: str, step: int, seed: int) -> pathlib.Path:
-    """Writes `eval/<task>/<step>.json`, whole or not at all.
+    """Writes `eval/<task>/<step>.json` and `.npz`, each whole or not at all.
 
     That is the test split's; another split's name is added: `500-validation`.
     """
@@ -81,7 +87,7 @@ class Evaluation:
     suffix = '' if self.split == 'test' else f'-{self.split}'
     path = folder / f'{step}{suffix}.json'
     raw = {
-        **{k: v for k, v in vars(self).items() if k != 'models'},
+        **{k: v for k, v in vars(self).items() if k != 'per_example'},
         'step': step,
         'seed': seed,
         'models': {
@@ -89,6 +95,7 @@ class Evaluation:
             for row, values in self.models.items()
         },
     }
+    self.per_example.write(path.with_suffix('.npz'))
     partial = path.with_suffix('.partial')
     partial.write_text(json.dumps(raw, indent=1) + '\n', encoding='utf-8')
     os.replace(partial, path)
@@ -218,7 +225,7 @@ class RankingEvaluator:
   ) -> Evaluation:
     """See `Evaluator.evaluate`."""
     ranks: dict[str, list[np.ndarray]] = {'all': [], 'unseen': []}
-    nats: list[np.ndarray] = []
+    nats, example_ids = [], []
     examples: list[Mapping[str, Any]] = []
     for batch, out in predictions(
         compiled_predict(objective),
@@ -231,24 +238,32 @@ class RankingEvaluator:
       for policy, parts in ranks.items():
         parts.append(out[f'rank_{policy}'])
       nats.append(-out['label_score'])
+      example_ids.append(batch['example_id'])
       if full and not examples:
         examples = self._examples(batch, out)
-    model = metrics_lib.both_policies(
-        {policy: np.concatenate(parts) for policy, parts in ranks.items()}
-    )
-    # -log p(item): comparable with a language model's -log p(title).
-    model['answer_nats'] = metrics_lib.estimate(np.concatenate(nats))
-    rows = {self.row: model}
+    values = {
+        self.row: as_values(ranks)
+        # -log p(item): comparable with a language model's -log p(title).
+        | {'answer_nats': np.concatenate(nats)}
+    }
+    ceilings = {}
     if full:
-      rows |= item_floors(self.dataset, self.split)
+      values |= item_floors(self.dataset, self.split)
+      ceilings = item_ceilings(self.dataset, self.split)
     return Evaluation(
         task=self.dataset.name,
         split=self.split,
-        num_examples=sum(map(len, ranks['all'])),
+        num_examples=sum(map(len, nats)),
         split_rule=self.dataset.split_rule.name,
         split_fingerprint=self.dataset.fingerprint,
         protocol=RANKING_PROTOCOL,
-        models=rows,
+        models=estimates(values) | ceilings,
+        per_example=per_example_lib.PerExample(
+            facts=facts_of(
+                self.dataset, self.split, np.concatenate(example_ids)
+            ),
+            values=values,
+        ),
         examples=tuple(examples),
     )
 
@@ -297,39 +312,64 @@ def question_of(
   return dataset.tokenizer.decode([t for t in tokens if t > 0])
 
 
-def history_told(batches: Sequence[Mapping[str, np.ndarray]]) -> Row:
+def facts_of(
+    dataset: pipeline.Dataset, split: str, example_ids: np.ndarray
+) -> dict[str, np.ndarray]:
+  """See `example_facts.of_labels`."""
+  return example_facts.of_labels(
+      dataset.log, dataset.split_rule, dataset.table(split), example_ids
+  )
+
+
+def as_values(ranks: Mapping[str, Sequence[np.ndarray]]) -> Values:
+  """Ranks by seen policy, batch by batch or whole, as int32 'rank/<policy>'."""
+  return {
+      f'{metrics_lib.RANK}/{policy}': np.concatenate(parts).astype(np.int32)
+      for policy, parts in ranks.items()
+  }
+
+
+def estimates(values: Mapping[str, Values]) -> dict[str, Row]:
+  """The metrics of each row."""
+  return {row: metrics_lib.estimates(found) for row, found in values.items()}
+
+
+def history_told(batches: Sequence[Mapping[str, np.ndarray]]) -> Values:
   """What prompts with the history as text hold of it; else nothing.
 
   Args:
     batches: Of an evaluation, with `num_prompt_events` and `history_end`.
 
   Returns:
-    'prompt_events', the events told; 'prompt_truncated', the share of prompts
-    that leave out an event which the model might have seen.
+    'prompt_events', the events told; 'prompt_truncated', whether a prompt
+    leaves out an event which the model might have seen.
   """
   if 'num_prompt_events' not in batches[0]:
     return {}
   told, visible = (
       np.concatenate([batch[key][:, 0] for batch in batches]) for key in TOLD
   )
+  return {'prompt_events': told, 'prompt_truncated': told < visible}
+
+
+def item_floors(dataset: pipeline.Dataset, split: str) -> dict[str, Values]:
+  """Popularity and first-order Markov."""
   return {
-      'prompt_events': metrics_lib.estimate(told),
-      'prompt_truncated': metrics_lib.estimate(told < visible),
-  }
-
-
-def item_floors(dataset: pipeline.Dataset, split: str) -> dict[str, Row]:
-  """Popularity and first-order Markov, and the ceiling where it is known."""
-  rows = {
-      name: metrics_lib.both_policies(ranks)
+      name: as_values({policy: [found] for policy, found in ranks.items()})
       for name, ranks in baselines.item_ranks(dataset, split).items()
   }
+
+
+def item_ceilings(dataset: pipeline.Dataset, split: str) -> dict[str, Row]:
+  """The Bayes-optimal ranking where it is known."""
   ceiling = pathlib.Path(dataset.data_dir) / CEILING_FILE
   if split == 'test' and ceiling.is_file():
     known = json.loads(ceiling.read_text()).get(dataset.split_rule.name)
     if known and known['split_fingerprint'] == dataset.fingerprint:
-      rows['bayes_optimal'] = {
-          name: metrics_lib.Estimate(value['mean'], value['stderr'])
-          for name, value in known['metrics'].items()
+      return {
+          'bayes_optimal': {
+              name: metrics_lib.Estimate(value['mean'], value['stderr'])
+              for name, value in known['metrics'].items()
+          }
       }
-  return rows
+  return {}

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 RECALL_AT = (1, 5, 10)
+# Of values that are ranks; the seen policy follows: 'rank/unseen'.
+RANK = 'rank'
 NDCG_AT = 10
 
 
@@ -25,30 +27,45 @@ def estimate(values: np.ndarray) -> Estimate:
   return Estimate(float(values.mean()), float(spread / np.sqrt(values.size)))
 
 
-def ranking_metrics(ranks: np.ndarray) -> dict[str, Estimate]:
+def ranking_values(ranks: np.ndarray) -> dict[str, np.ndarray]:
   """recall@k, ndcg@10 and mrr of a full ranking with one relevant item.
 
   Args:
     ranks: i64[n] from 1; what is not ranked at all has a rank past every k.
 
   Returns:
-    By name. Example: ranks [1, 3, 20] -> recall@1 1/3, recall@5 2/3,
-    ndcg@10 (1 + 1/log2(4) + 0) / 3 = 0.5, mrr (1 + 1/3 + 1/20) / 3.
+    f64[n] by name. Example: ranks [1, 3, 20] -> recall@1 [1, 0, 0], recall@5
+    [1, 1, 0], ndcg@10 [1, 1/log2(4), 0], mrr [1, 1/3, 1/20].
   """
   ranks = np.asarray(ranks, np.int64)
   if ranks.size and ranks.min() < 1:
     raise ValueError(f'Ranks start at 1, found {ranks.min()}.')
-  out = {f'recall@{k}': estimate(ranks <= k) for k in RECALL_AT}
+  out = {f'recall@{k}': (ranks <= k).astype(np.float64) for k in RECALL_AT}
   gain = np.where(ranks <= NDCG_AT, 1.0 / np.log2(ranks + 1.0), 0.0)
-  out[f'ndcg@{NDCG_AT}'] = estimate(gain)
-  out['mrr'] = estimate(1.0 / ranks)
+  return out | {f'ndcg@{NDCG_AT}': gain, 'mrr': 1.0 / ranks}
+
+
+def expand(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Per-example metrics of what is kept of the examples.
+
+  Args:
+    values: [n] by name: 'rank/<policy>', ranks under a seen policy, or a
+      metric.
+
+  Returns:
+    f64[n] by metric: 'recall@10/unseen', ... for ranks, others as they are.
+  """
+  out = {}
+  for name, value in values.items():
+    kind, _, policy = name.partition('/')
+    if kind == RANK:
+      ranked = ranking_values(value).items()
+      out |= {f'{metric}/{policy}': found for metric, found in ranked}
+    else:
+      out[name] = np.asarray(value, np.float64)
   return out
 
 
-def both_policies(ranks: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
-  """Ranking metrics under each seen policy: 'recall@10/unseen', ..."""
-  return {
-      f'{name}/{policy}': value
-      for policy, policy_ranks in ranks.items()
-      for name, value in ranking_metrics(policy_ranks).items()
-  }
+def estimates(values: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
+  """Means and standard errors of what `expand` makes of the values."""
+  return {name: estimate(value) for name, value in expand(values).items()}

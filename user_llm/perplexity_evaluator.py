@@ -7,7 +7,7 @@ tokenizer.
 Shapes: N windows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluator as evaluator_lib
 from user_llm import metrics as metrics_lib
+from user_llm import per_example as per_example_lib
 from user_llm import train_state
 from user_llm.data import held_out_text
 from user_llm.models import user_llm
@@ -89,14 +90,13 @@ class PerplexityEvaluator:
   ) -> evaluator_lib.Evaluation:
     """See `evaluator.Evaluator.evaluate`; `full` adds the base's row."""
     nats_N = self._nats(objective, params, mesh)
-    model = {'bits_per_byte': self._per_byte(nats_N)}
-    rows = {self.row: model}
+    nats = {self.row: {'bits_per_byte': nats_N}}
     sources = [s for s in self.base if s.prefix.split('/')[0] == _DECODER]
     if full and sources:
       before = _base_params(params, sources)
       before_N = self._nats(objective, before, mesh)
-      model['bits_added'] = self._per_byte(nats_N - before_N)
-      rows['base_decoder'] = {'bits_per_byte': self._per_byte(before_N)}
+      nats[self.row]['bits_added'] = nats_N - before_N
+      nats['base_decoder'] = {'bits_per_byte': before_N}
     text = self.text
     return evaluator_lib.Evaluation(
         task=f'{text.name}_held_out_text',
@@ -107,8 +107,24 @@ class PerplexityEvaluator:
         protocol=_PROTOCOL.format(
             len(text.content), text.window_tokens, text.stride_tokens
         ),
-        models=rows,
+        models=_each(nats, self._per_byte),
+        per_example=per_example_lib.PerExample(
+            facts={
+                'window': np.arange(len(nats_N), dtype=np.int32),
+                'window_tokens': self._window_tokens.astype(np.int32),
+            },
+            # Their mean over the windows is that of the whole text.
+            values=_each(
+                nats,
+                lambda x: x * len(x) / (np.log(2) * len(text.content)),
+            ),
+        ),
     )
+
+  @property
+  def _window_tokens(self) -> np.ndarray:
+    """f32[N]: how many tokens each window scores."""
+    return self.text.windows['loss_weights'].sum(axis=(1, 2))
 
   def _nats(
       self,
@@ -125,8 +141,18 @@ class PerplexityEvaluator:
     return np.concatenate([out['answer_nats'][:, 0] for _, out in found])
 
   def _per_byte(self, nats_N: np.ndarray) -> metrics_lib.Estimate:
-    tokens_N = self.text.windows['loss_weights'].sum(axis=(1, 2))
-    return bits_per_byte(nats_N, tokens_N, len(self.text.content))
+    return bits_per_byte(nats_N, self._window_tokens, len(self.text.content))
+
+
+def _each(
+    nats: Mapping[str, Mapping[str, np.ndarray]],
+    function: Callable[[np.ndarray], Any],
+) -> dict[str, dict[str, Any]]:
+  """The same for each metric of each row."""
+  return {
+      row: {name: function(nats_N) for name, nats_N in found.items()}
+      for row, found in nats.items()
+  }
 
 
 def bits_per_byte(

@@ -12,7 +12,7 @@ import seqio
 
 from user_llm import baselines
 from user_llm import evaluator as evaluator_lib
-from user_llm import metrics as metrics_lib
+from user_llm import per_example as per_example_lib
 from user_llm.data import pipeline
 from user_llm.decoding import beam_search
 from user_llm.decoding import generate
@@ -141,13 +141,18 @@ class TextEvaluator:
       told.append({k: batch[k] for k in evaluator_lib.TOLD if k in batch})
       nats.append(out['answer_nats'])
       answers += found
-    events = self.dataset.label_events(self.split, np.concatenate(example_ids))
+    ids = np.concatenate(example_ids)
+    events = self.dataset.label_events(self.split, ids)
     truths = self._truths(events)
-    model = text_metrics([texts[0]['text'] for texts in answers], truths)
-    model['answer_nats'] = metrics_lib.estimate(np.concatenate(nats))
-    rows = {self.row: model | evaluator_lib.history_told(told)}
+    values = {
+        self.row: {
+            **text_values([texts[0]['text'] for texts in answers], truths),
+            'answer_nats': np.concatenate(nats),
+            **evaluator_lib.history_told(told),
+        }
+    }
     if full:
-      rows |= self._floors(events, truths)
+      values |= self._floors(events, truths)
     how = vars(self.generation).items()
     return evaluator_lib.Evaluation(
         task=self.dataset.name,
@@ -156,7 +161,11 @@ class TextEvaluator:
         split_rule=self.dataset.split_rule.name,
         split_fingerprint=self.dataset.fingerprint,
         protocol=_PROTOCOL.format(', '.join(f'{k} {v}' for k, v in how)),
-        models=rows,
+        models=evaluator_lib.estimates(values),
+        per_example=per_example_lib.PerExample(
+            facts=evaluator_lib.facts_of(self.dataset, self.split, ids),
+            values=values,
+        ),
         examples=tuple(examples),
     )
 
@@ -179,15 +188,15 @@ class TextEvaluator:
 
   def _floors(
       self, events: np.ndarray, truths: Sequence[str]
-  ) -> dict[str, evaluator_lib.Row]:
+  ) -> dict[str, evaluator_lib.Values]:
     items = self.dataset.log.values['item'][events]
     titles = [self.dataset.catalogue[item - 1].title for item in items]
     most_frequent = baselines.most_frequent_text(self.dataset)
     return {
-        'most_frequent_answer': text_metrics(
+        'most_frequent_answer': text_values(
             [most_frequent] * len(truths), truths
         ),
-        'copy_title': text_metrics(titles, truths),
+        'copy_title': text_values(titles, truths),
     }
 
   def _examples(
@@ -223,10 +232,10 @@ def to_text(vocabulary: seqio.Vocabulary, tokens_U: np.ndarray) -> str:
   return text if vocabulary.eos_id in ids else text.rstrip(_BROKEN)
 
 
-def text_metrics(
+def text_values(
     texts: Sequence[str], truths: Sequence[str]
-) -> dict[str, metrics_lib.Estimate]:
-  """rouge1, rouge2, rougeL (F1, 0 to 1) and exact_match, over the examples.
+) -> dict[str, np.ndarray]:
+  """rouge1, rouge2, rougeL (F1, 0 to 1) and exact_match of each example.
 
   Example: 'the cats sat' for 'the cat sat down' shares 3 words, 2 pairs and the
   whole sequence: rouge1 = rougeL = 2 * 3 / (3 + 4), rouge2 = 2 * 2 / (2 + 3).
@@ -234,8 +243,8 @@ def text_metrics(
   scorer = rouge_scorer.RougeScorer(ROUGE, use_stemmer=True)
   found = [scorer.score(truth, text) for truth, text in zip(truths, texts)]
   out = {
-      name: metrics_lib.estimate(np.array([f[name].fmeasure for f in found]))
+      name: np.array([f[name].fmeasure for f in found], np.float64)
       for name in ROUGE
   }
   same = [text.strip() == truth.strip() for text, truth in zip(texts, truths)]
-  return out | {'exact_match': metrics_lib.estimate(np.array(same))}
+  return out | {'exact_match': np.array(same, bool)}
