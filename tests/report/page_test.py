@@ -1,16 +1,20 @@
 """Tests of the HTML page, the printed tables and the command."""
 
+import csv
 import html.parser
 import io
 import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
+import report_runs
 from rich import console as rich_console
 
 from user_llm.report import __main__ as report
-from user_llm.report import tables
+from user_llm.report import gathering
+from user_llm.report import printing
 
 
 @pytest.fixture(name='workdir')
@@ -126,15 +130,18 @@ def test_page(workdir, tmp_path, capsys):
 def test_the_same_input_gives_the_same_page(workdir, tmp_path):
   pages = []
   for name in ('a.html', 'b.html'):
-    report.write_report(workdirs=[str(workdir)], output=str(tmp_path / name))
+    found = gathering.gather([str(workdir)])
+    report.write_report(report=found, output=str(tmp_path / name))
     pages.append((tmp_path / name).read_bytes())
   assert pages[0] == pages[1]
 
 
 def test_markdown(workdir, tmp_path):
-  report.write_report(workdirs=[str(workdir)], output=str(tmp_path / 'r.html'))
+  report.write_report(
+      report=gathering.gather([str(workdir)]), output=str(tmp_path / 'r.html')
+  )
   lines = (tmp_path / 'results.md').read_text().splitlines()
-  assert '| model | recall@1 | recall@10 | n | run | step |' in lines
+  assert '| model | recall@1 | recall@10 | n | seeds | run | step |' in lines
   best = '| User-LLM (text) | **0.050 ±0.013** | **0.500 ±0.013** | 1234 |'
   assert any(line.startswith(best) for line in lines)
   ceiling = '| Bayes-optimal | 0.075 ±0.013 | 0.750 ±0.013 | 1234 |'
@@ -143,7 +150,9 @@ def test_markdown(workdir, tmp_path):
 
 def test_printed_table(workdir):
   out = io.StringIO()
-  tables.print_results([str(workdir)], rich_console.Console(file=out, width=80))
+  printing.print_report(
+      gathering.gather([str(workdir)]), rich_console.Console(file=out, width=80)
+  )
   assert 'x: next item, seen items removed' in out.getvalue()
   words = ' '.join(out.getvalue().split())
   assert 'User-LLM (text) .050±.013 .500±.013' in words
@@ -161,3 +170,51 @@ def test_missing_workdir(tmp_path, capsys):
   assert report.main(flags) == 2
   assert 'is not a directory' in capsys.readouterr().err
   assert not (tmp_path / 'r').exists()
+
+
+def test_differences_from_a_row(tmp_path, capsys):
+  """In the page, the Markdown, the CSV and on the terminal."""
+  n = np.arange(40)
+  workdir = tmp_path / 'run'
+  report_runs.write(
+      workdir,
+      {
+          'user_llm': {'rank/unseen': n % 2 + 1, 'answer_nats': n / 10},
+          'markov': {'rank/unseen': 20 - n % 2},
+      },
+  )
+  flags = ['--workdirs', str(workdir), '--output', str(tmp_path / 'r.html')]
+  assert report.main(flags) == 0
+  out = ' '.join(capsys.readouterr().out.split())
+  assert 'Difference from Markov: recall@10' in out
+  assert 'User-LLM (text) +1.000 [+1.000, +1.000] p < .001' in out
+  page = (tmp_path / 'r.html').read_text()
+  assert 'Difference from Markov' in page
+  assert '[+1.000, +1.000] p &lt; .001' in page
+  assert '**+1.000 [+1.000, +1.000] p < .001**' in (
+      tmp_path / 'results.md'
+  ).read_text()
+  with (tmp_path / 'results.csv').open() as file:
+    lines = list(csv.DictReader(file))
+  # Five metrics of each ranking, and one more.
+  assert len(lines) == 11
+  (line,) = [
+      line for line in lines
+      if (line['model'], line['metric']) == ('user_llm', 'recall@10')
+  ]
+  assert line['policy'] == 'unseen' and line['mean'] == '1.0'
+  assert line['against'] == 'markov/run' and line['difference'] == '1.0'
+  assert line['stderr_over'] == 'examples' and line['seeds'] == '0'
+  assert line['p_value'] == '0.0002' and line['comparable'] == 'True'
+  (line,) = [line for line in lines if line['metric'] == 'answer_nats']
+  assert line['policy'] == '' and line['difference'] == ''
+
+
+def test_broken_examples(tmp_path, capsys):
+  path = report_runs.write(
+      tmp_path / 'run', {'user_llm': {'accuracy': [1, 0]}}
+  )
+  path.with_suffix('.npz').write_bytes(b'PK')
+  flags = ['--output', str(tmp_path / 'r.html')]
+  assert report.main(['--workdirs', str(tmp_path / 'run'), *flags]) == 2
+  assert '10.npz is broken' in capsys.readouterr().err

@@ -1,7 +1,9 @@
-"""`python -m user_llm.report --workdirs W1 W2 ... --output FILE.html`.
+"""Tables and plots of runs, side by side.
 
-Writes one self-contained HTML page and `results.md` beside it, and prints the
-tables.
+`python -m user_llm.report --workdirs W1 W2 ... --output FILE.html` writes one
+self-contained HTML page and `results.md` and `results.csv` beside it, and
+prints the tables. `python -m user_llm.report doctor --workdirs W1 W2 ...` says
+whether the results may be compared; the exit code is 1 if not.
 """
 
 import argparse
@@ -9,53 +11,76 @@ from collections.abc import Sequence
 import pathlib
 import sys
 
+from rich import console as rich_console
+
+from user_llm.report import comparability
+from user_llm.report import csv_file
+from user_llm.report import gathering
+from user_llm.report import markdown
 from user_llm.report import page
-from user_llm.report import results
-from user_llm.report import tables
+from user_llm.report import printing
 
 MARKDOWN_FILE = 'results.md'
+CSV_FILE = 'results.csv'
 
 
 def write_report(
-    *, workdirs: Sequence[str], output: str, title: str = 'User-LLM'
+    *, report: gathering.Report, output: str, title: str = 'User-LLM'
 ) -> None:
-  """Writes the page and the Markdown tables.
+  """Writes the page, and the tables as Markdown and as CSV beside it.
 
   Args:
-    workdirs: Runs to put side by side; of two that measured the same model on
-      the same task, the last one counts.
+    report: What is shown.
     output: The HTML file.
     title: Heading of the page.
-
-  Raises:
-    ValueError: A workdir does not exist or holds a broken file.
   """
-  runs = [results.load_run(workdir) for workdir in workdirs]
-  html = page.render(runs, title)
+  html = page.render(report, title)
   path = pathlib.Path(output)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(html, encoding='utf-8')
-  tables.write_markdown(
-      str(path.with_name(MARKDOWN_FILE)), results.make_tables(runs)
+  path.with_name(MARKDOWN_FILE).write_text(
+      markdown.to_markdown(report), encoding='utf-8'
   )
+  csv_file.write(path.with_name(CSV_FILE), report)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+      prog='python -m user_llm.report',
+      description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument(
+      'mode', nargs='?', choices=('page', 'doctor'), default='page',
+      help='default: page',
+  )
+  parser.add_argument('--workdirs', nargs='+', required=True)
+  parser.add_argument('--output', help='the HTML file, for a page')
+  parser.add_argument(
+      '--against', metavar='ROW',
+      help='row that the others are compared with: a model (markov), a run, or '
+      "model/run; default: the encoder's head, or else the best floor",
+  )
+  parser.add_argument('--title', default='User-LLM')
+  args = parser.parse_args(argv)
+  if args.mode == 'page' and not args.output:
+    parser.error('a page needs --output=FILE.html')
+  return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  parser = argparse.ArgumentParser(
-      prog='python -m user_llm.report', description=__doc__
-  )
-  parser.add_argument('--workdirs', nargs='+', required=True)
-  parser.add_argument('--output', required=True, help='the HTML file')
-  parser.add_argument('--title', default='User-LLM')
-  args = parser.parse_args(argv)
+  args = _parse(argv)
   try:
-    write_report(
-        workdirs=args.workdirs, output=args.output, title=args.title
-    )
-    tables.print_results(args.workdirs)
+    report = gathering.gather(args.workdirs, args.against)
+    if args.mode == 'doctor':
+      lines, is_fine = comparability.check(report.runs)
+      print('\n'.join(lines))
+      return 0 if is_fine else 1
+    write_report(report=report, output=args.output, title=args.title)
   except ValueError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
+  printing.print_report(report, rich_console.Console())
   print(f'Report: {pathlib.Path(args.output).resolve()}')
   return 0
 

@@ -6,16 +6,25 @@ from typing import Any
 
 import jinja2
 
+from user_llm.report import comparability
+from user_llm.report import curves
+from user_llm.report import difference_tables
+from user_llm.report import gathering
 from user_llm.report import plots
 from user_llm.report import results
+from user_llm.report import rows as rows_lib
+from user_llm.report import runs as runs_lib
+from user_llm.report import significance
 from user_llm.report import tables
 
 _TEMPLATE = 'page.html.j2'
 _MAX_EXAMPLES = 6
 _MAX_HISTORY = 12
+# Runs of a table whose example users are shown.
+_MAX_GROUPS = 2
 
 
-def render(runs: Sequence[results.Run], title: str) -> str:
+def render(report: gathering.Report, title: str) -> str:
   """The page as text; it needs neither network nor other files."""
   environment = jinja2.Environment(
       loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
@@ -25,39 +34,79 @@ def render(runs: Sequence[results.Run], title: str) -> str:
       undefined=jinja2.StrictUndefined,
   )
   environment.globals.update(
-      label=tables.label,
+      model_label=tables.model_label,
       cell=tables.cell,
-      metric_keys=tables.metric_keys,
-      is_best=tables.is_best,
-      policy_labels=tables.POLICY_LABELS,
+      metric_label=tables.metric_label,
+      policy_label=tables.policy_label,
+      errors_note=tables.errors_note,
+      difference_title=difference_tables.title,
+      difference_parts=difference_tables.parts,
+      difference_note=difference_tables.NOTE,
+      is_significant=difference_tables.is_significant,
   )
-  joined = results.make_tables(runs)
+  runs = report.runs
   return environment.get_template(_TEMPLATE).render(
       title=title,
       tables=[
-          {
-              'table': table,
-              'bars': plots.bars(table),
-              'protocols': sorted({r.protocol for r in table.rows} - {''}),
-          }
-          for table in joined
+          _table(table, comparison, report)
+          for table, comparison in zip(report.tables, report.comparisons)
       ],
+      losses=curves.all_losses(runs),
       runs=[
           {
-              'name': run.name,
+              'run': run,
               'facts': _facts(run),
-              'command': run.info.get('command'),
-              'curves': plots.learning_curves(run),
+              'curves': curves.learning_curves(run),
           }
           for run in runs
       ],
-      examples=[
-          group for run in runs for group in _example_groups(run) if group
-      ],
+      varying=_varying(runs),
+      examples=_example_groups(report),
   )
 
 
-def _facts(run: results.Run) -> list[tuple[str, str]]:
+def _table(
+    table: results.Table,
+    comparison: significance.Comparison | None,
+    report: gathering.Report,
+) -> dict[str, Any]:
+  return {
+      'comparison': comparison,
+      'differences': {
+          policy: metrics
+          for policy in table.policies
+          if (metrics := _compared(table, comparison, policy))
+      },
+      'refusals': difference_tables.told_refusals(comparison)
+      if comparison
+      else [],
+      'table': table,
+      'bars': plots.bars(table),
+      'protocols': sorted({r.protocol for r in table.rows} - {''}),
+      'question': comparability.of_table(table, report.questions),
+  }
+
+
+def _compared(
+    table: results.Table,
+    comparison: significance.Comparison | None,
+    policy: str,
+) -> list[str]:
+  """The metrics of a policy in which some row was compared."""
+  found = comparison.differences.values() if comparison else ()
+  return [m for m in table.metrics(policy) if any(m in row for row in found)]
+
+
+def _varying(
+    runs: Sequence[runs_lib.Run],
+) -> dict[str, list[str]]:
+  """By macro that is not the same in all runs: its value in each, or ''."""
+  names = sorted({name for run in runs for name in run.macros})
+  values = {name: [run.macros.get(name, '') for run in runs] for name in names}
+  return {name: found for name, found in values.items() if len(set(found)) > 1}
+
+
+def _facts(run: runs_lib.Run) -> list[tuple[str, str]]:
   """What `run.json` says, ready to be read."""
   info = run.info
   facts = [
@@ -87,17 +136,38 @@ def _duration(secs: float | None) -> str | None:
   return f'{minutes} min {seconds} s' if minutes else f'{seconds} s'
 
 
-def _example_groups(run: results.Run) -> list[dict[str, Any]]:
-  """The example users of each of the run's evaluations."""
+def _example_groups(report: gathering.Report) -> list[dict[str, Any]]:
+  """Example users: of each table's runs, those of its best rows first."""
+  shown = {
+      name
+      for table in report.tables
+      for row in _best_rows(table)[:_MAX_GROUPS]
+      for name in row.runs[:1]
+  }
   return [
       {
           'task': ': '.join(results.split_task(evaluation['task'])),
           'run': run.name,
-          'cards': [_card(e) for e in evaluation['examples'][:_MAX_EXAMPLES]],
+          'cards': [_card(e) for e in examples[:_MAX_EXAMPLES]],
       }
-      for evaluation in results.latest_evaluations(run)
-      if evaluation.get('examples')
+      for run in report.runs
+      if run.name in shown
+      for evaluation in run.latest
+      if (examples := evaluation.raw.get('examples'))
   ]
+
+
+def _best_rows(table: results.Table) -> list[rows_lib.Row]:
+  metric = table.leading
+  sign = 1 if metric.split('/')[0] in results.LOWER_IS_BETTER else -1
+  return sorted(
+      (
+          row
+          for row in table.rows
+          if metric in row.metrics and row.is_model
+      ),
+      key=lambda row: sign * row.metrics[metric].mean,
+  )
 
 
 def _card(example: dict[str, Any]) -> dict[str, Any]:

@@ -13,17 +13,20 @@ matplotlib.use('svg')
 import matplotlib.axes
 import matplotlib.figure
 import matplotlib.ticker
-import numpy as np
 
 from user_llm.report import results
+from user_llm.report import rows as rows_lib
 from user_llm.report import tables
 
 # Replaced by the page's own colours, so that light and dark both work.
-_INK = '#010203'
+INK = '#010203'
 COLOURS = ('#4269d0', '#e8743b', '#3ca951', '#9c6bdf', '#ff8ab7', '#6cc5b0')
-_FLOOR_COLOURS = {'popularity': '#c3c7cf', 'markov': '#969dab'}
-# Beginnings of the metrics that have bars.
-_DRAWN = ('recall@', 'bits_per_byte')
+FLOOR_COLOUR = '#a3a9b5'
+# The metrics that have bars, as far as a table has them and room.
+_DRAWN = (
+    'recall@1', 'recall@10', 'ndcg@10', 'accuracy', 'rougeL', 'bits_per_byte',
+)
+_MAX_DRAWN = 3
 
 
 def style(ink: str) -> dict[str, Any]:
@@ -52,14 +55,14 @@ def style(ink: str) -> dict[str, Any]:
   }
 
 
-def _draw(
+def draw_svg(
     width: float,
     height: float,
     num_axes: int,
     draw: Callable[[Sequence[matplotlib.axes.Axes]], None],
 ) -> str:
   """Makes a figure of axes side by side; returns '<svg ...>...</svg>'."""
-  with matplotlib.rc_context(style(_INK)):
+  with matplotlib.rc_context(style(INK)):
     figure = matplotlib.figure.Figure(
         figsize=(width, height), layout='constrained'
     )
@@ -67,165 +70,70 @@ def _draw(
     buffer = io.StringIO()
     figure.savefig(buffer, format='svg', metadata={'Date': None})
   svg = buffer.getvalue()
-  svg = svg[svg.index('<svg') :].replace(_INK, 'currentColor')
+  svg = svg[svg.index('<svg') :].replace(INK, 'currentColor')
   # The width comes from the page; the view box keeps the proportions.
   tag, rest = svg.split('>', 1)
   return re.sub(r' (width|height)="[^"]*"', '', tag) + '>' + rest
 
 
 def bars(table: results.Table) -> str | None:
-  """The main metrics of every model, if they are to be drawn.
+  """The main metrics of every model; None where there are none.
 
-  Floors are grey, and ceilings dashed lines.
+  Floors are grey, ceilings hollow.
   """
-  metrics = [m for m in table.metrics if m.startswith(_DRAWN)]
+  metrics = [
+      metric
+      for metric in table.metrics(table.policies[0])
+      if metric.split('/')[0] in _DRAWN
+  ][:_MAX_DRAWN]
   if not metrics:
     return None
-  models = [row for row in table.rows if not row.is_ceiling]
-  ceilings = [row for row in table.rows if row.is_ceiling]
-  colours = _model_colours(models)
+  colours = row_colours(table.rows)
 
   def draw(axes: Sequence[matplotlib.axes.Axes]) -> None:
-    for ax, policy in zip(axes, table.policies):
-      for i, row in enumerate(models):
-        _bars(ax, row, metrics, policy, i, len(models), colours[row.model])
-      for row in ceilings:
-        _ceiling(ax, row, metrics, policy)
-      ax.set_xticks(range(len(metrics)), metrics)
-      ax.tick_params(axis='x', length=0)
-      ax.set_title(
-          tables.POLICY_LABELS[policy], loc='left', fontsize=10.5, pad=10
+    for ax, metric in zip(axes, metrics):
+      for y, row in enumerate(table.rows):
+        if metric in row.metrics:
+          _bar(ax, y, row, metric, colours[row])
+      ax.set_yticks(range(len(table.rows)))
+      ax.set_yticklabels(
+          list(map(tables.short_label, table.rows)) if ax is axes[0] else []
       )
-      ax.margins(x=0.03)
-    top = max(ax.get_ylim()[1] for ax in axes)
-    for ax in axes:
-      ax.set_ylim(0, top)
-    handles, labels = axes[0].get_legend_handles_labels()
-    # Lines come first in a legend; here they are the ceilings, the last rows.
-    num_lines = len(ceilings) if len(handles) > len(models) else 0
-    handles = handles[num_lines:] + handles[:num_lines]
-    labels = labels[num_lines:] + labels[:num_lines]
-    axes[0].figure.legend(
-        handles, labels, loc='outside lower left', ncols=6, fontsize=9.5
-    )
+      ax.set_ylim(len(table.rows) - 0.4, -0.6)
+      ax.set_xlim(left=0)
+      ax.grid(axis='y', visible=False)
+      ax.grid(axis='x', visible=True)
+      ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+      ax.set_title(tables.metric_label(metric), loc='left', fontsize=10.5)
 
-  return _draw(9.6, 3.5, len(table.policies), draw)
+  return draw_svg(9.6, 0.75 + 0.27 * len(table.rows), len(metrics), draw)
 
 
-def _model_colours(rows: Sequence[results.Row]) -> dict[str, str]:
-  strong = [row.model for row in rows if not row.is_floor]
+def row_colours(rows: Sequence[rows_lib.Row]) -> dict[rows_lib.Row, str]:
+  """Of each row; all floors and ceilings have the same grey."""
+  strong = [row for row in rows if row.is_model]
   return {
-      **{m: COLOURS[i % len(COLOURS)] for i, m in enumerate(strong)},
-      **_FLOOR_COLOURS,
+      **dict.fromkeys(rows, FLOOR_COLOUR),
+      **{row: COLOURS[i % len(COLOURS)] for i, row in enumerate(strong)},
   }
 
 
-def _bars(
+def _bar(
     ax: matplotlib.axes.Axes,
-    row: results.Row,
-    metrics: Sequence[str],
-    policy: str,
-    index: int,
-    num_models: int,
+    y: int,
+    row: rows_lib.Row,
+    metric: str,
     colour: str,
 ) -> None:
-  width = 0.8 / num_models
-  for k, metric in enumerate(metrics):
-    value = row.metrics.get(tables.metric_key(metric, policy))
-    if value is None:
-      continue
-    x = k + (index - (num_models - 1) / 2) * width
-    ax.bar(
-        x,
-        value.mean,
-        width * 0.88,
-        color=colour,
-        yerr=value.stderr,
-        error_kw={'ecolor': _INK, 'elinewidth': 1, 'alpha': 0.7},
-        label=tables.label(row.model) if k == 0 else None,
-    )
-
-
-def _ceiling(
-    ax: matplotlib.axes.Axes,
-    row: results.Row,
-    metrics: Sequence[str],
-    policy: str,
-) -> None:
-  found = [
-      (k, row.metrics[key].mean)
-      for k, metric in enumerate(metrics)
-      if (key := tables.metric_key(metric, policy)) in row.metrics
-  ]
-  if found:
-    x, y = zip(*found)
-    ax.hlines(
-        y,
-        np.array(x) - 0.45,
-        np.array(x) + 0.45,
-        colors=_INK,
-        linestyles=(0, (4, 3)),
-        linewidth=1.3,
-        label=tables.label(row.model),
-    )
-
-
-def learning_curves(run: results.Run) -> str | None:
-  """Training loss and, if measured on the way, one metric a task and model."""
-  losses = _series(run, 'train/loss')
-  curves = {
-      key: _series(run, key) for key in _evaluation_keys(run.history)
-  }
-  if not losses and not curves:
-    return None
-  num_axes = bool(losses) + bool(curves)
-
-  def draw(axes: Sequence[matplotlib.axes.Axes]) -> None:
-    if losses:
-      _line(axes[0], losses, COLOURS[0], None)
-      axes[0].set_title('training loss', loc='left', fontsize=10.5)
-    if curves:
-      ax = axes[-1]
-      for i, (key, points) in enumerate(curves.items()):
-        _line(ax, points, COLOURS[i % len(COLOURS)], _curve_label(key))
-      ax.set_title('evaluations', loc='left', fontsize=10.5)
-      ax.legend(fontsize=9)
-    for ax in axes:
-      ax.set_xlabel('step')
-      ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
-
-  return _draw(4.8 * num_axes, 2.7, num_axes, draw)
-
-
-def _series(run: results.Run, key: str) -> list[tuple[float, float]]:
-  return [(row['step'], row[key]) for row in run.history if key in row]
-
-
-def _evaluation_keys(history: Sequence[dict[str, float]]) -> list[str]:
-  """Keys of the models' curves; the floors and ceilings do not move."""
-  still = (*results.FLOORS, *results.CEILINGS)
-  keys = {
-      key: None
-      for row in history
-      for key in row
-      if key.startswith('eval/') and key.split('/')[2] not in still
-  }
-  preferred = ('recall@10/unseen', 'accuracy')
-  chosen = [key for key in keys if key.endswith(preferred)]
-  return (chosen or list(keys))[: len(COLOURS)]
-
-
-def _curve_label(key: str) -> str:
-  _, task, model, metric = key.split('/', 3)
-  return f'{tables.label(model)}, {results.split_task(task)[1]}: {metric}'
-
-
-def _line(
-    ax: matplotlib.axes.Axes,
-    points: Sequence[tuple[float, float]],
-    colour: str,
-    label: str | None,
-) -> None:
-  x, y = zip(*points)
-  marker = 'o' if len(points) < 25 else None
-  ax.plot(x, y, color=colour, lw=1.6, marker=marker, ms=3.5, label=label)
+  value = row.metrics[metric]
+  ax.barh(
+      y,
+      value.mean,
+      0.72,
+      color='none' if row.is_ceiling else colour,
+      edgecolor=INK if row.is_ceiling else 'none',
+      linestyle='--',
+      linewidth=1.1,
+      xerr=value.stderr,
+      error_kw={'ecolor': INK, 'elinewidth': 1, 'alpha': 0.7},
+  )

@@ -1,18 +1,15 @@
-"""Reads what runs have left in their workdirs and puts it side by side."""
+"""Puts evaluations side by side: one table a question, one row a model."""
 
 from collections.abc import Sequence
 import dataclasses
-import json
-import pathlib
-from typing import Any
 
-# What is known beforehand; the base decoder is what training started from.
-CEILINGS = ('bayes_optimal', 'counting_oracle', 'base_decoder')
-FLOORS = (
-    'popularity', 'markov', 'favourite_so_far', 'most_frequent_genre',
-    'most_frequent_category', 'most_frequent_answer', 'copy_title',
+from user_llm.report import rows as rows_lib
+from user_llm.report import runs as runs_lib
+
+_ORDER = (
+    'user_llm', rows_lib.ENCODER_HEAD, 'dual_encoder',
+    *rows_lib.FLOORS, *rows_lib.CEILINGS,
 )
-_ORDER = ('user_llm', 'encoder_head', 'dual_encoder', *FLOORS, *CEILINGS)
 # A suffix of another goes behind it.
 _TASK_KINDS = {
     'events': 'next item',
@@ -25,143 +22,88 @@ _TASK_KINDS = {
         )
     },
 }
-_LOWER_IS_BETTER = ('bits_per_byte', 'bits_added')
-# -log p(answer): in the JSON files and the curves, no measure of the answers.
-_NO_COLUMN = ('answer_nats',)
+LOWER_IS_BETTER = ('bits_per_byte', 'bits_added', 'answer_nats')
+# Neither more nor less of them is better.
+_NEUTRAL = ('prompt_events', 'prompt_truncated')
 _METRIC_ORDER = (
-    'recall@1', 'recall@5', 'recall@10', 'ndcg@10', 'mrr',
+    'recall@1', 'recall@5', 'recall@10', 'ndcg@10', 'mrr', 'accuracy',
     'rouge1', 'rouge2', 'rougeL', 'exact_match',
-    'bits_per_byte', 'bits_added',
+    'bits_per_byte', 'bits_added', 'answer_nats', *_NEUTRAL,
 )
+# The first that a table has is the one to look at.
+_LEADING = ('recall@10', 'accuracy', 'rougeL', 'bits_per_byte')
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate:
-  """A mean over examples and its standard error."""
-
-  mean: float
-  stderr: float | None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
-  """One model's line in a table, and where it comes from."""
-
-  model: str
-  metrics: dict[str, Estimate]  # By 'name/policy', or 'name' alone.
-  run: str
-  task: str
-  step: int
-  num_examples: int
-  protocol: str
-
-  @property
-  def is_ceiling(self) -> bool:
-    return self.model in CEILINGS
-
-  @property
-  def is_floor(self) -> bool:
-    return self.model in FLOORS
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Table:
-  """All models measured on the same question over the same users."""
+  """All models measured on the same question over the same split."""
 
   dataset: str
   kind: str  # 'next item', 'favourite genre', or the task's name.
   split: str
   split_rule: str
   split_fingerprint: str
-  rows: tuple[Row, ...]
+  rows: tuple[rows_lib.Row, ...]
 
   @property
   def title(self) -> str:
     return f'{self.dataset}: {self.kind}'
 
   @property
-  def metrics(self) -> tuple[str, ...]:
-    """Names without the policy, in reading order."""
-    names = {m.split('/')[0] for row in self.rows for m in row.metrics}
-    known = [m for m in _METRIC_ORDER if m in names]
-    return (*known, *sorted(names - set(known)))
-
-  @property
   def policies(self) -> tuple[str, ...]:
-    """'unseen' and 'all', or '' where the metrics have no policy."""
+    """'unseen' and 'all', and '' for metrics without a policy."""
     found = {m.partition('/')[2] for row in self.rows for m in row.metrics}
     return tuple(p for p in ('unseen', 'all', '') if p in found)
 
+  def metrics(self, policy: str) -> tuple[str, ...]:
+    """Keys of the metrics of a policy, in reading order."""
+    names = {
+        name
+        for row in self.rows
+        for name, _, its_policy in (m.partition('/') for m in row.metrics)
+        if its_policy == policy
+    }
+    known = [m for m in _METRIC_ORDER if m in names]
+    return tuple(
+        f'{name}/{policy}' if policy else name
+        for name in (*known, *sorted(names - set(known)))
+    )
+
+  @property
+  def leading(self) -> str:
+    """The metric to look at first."""
+    metrics = self.metrics(self.policies[0])
+    by_name = {metric.split('/')[0]: metric for metric in metrics}
+    return next((by_name[m] for m in _LEADING if m in by_name), metrics[0])
+
   def best(self, metric: str) -> float | None:
     """The best mean of a model that is no ceiling."""
+    name = metric.split('/')[0]
     means = [
         row.metrics[metric].mean
         for row in self.rows
         if metric in row.metrics and not row.is_ceiling
     ]
-    best = min if metric in _LOWER_IS_BETTER else max
+    if name in _NEUTRAL:
+      return None
+    best = min if name in LOWER_IS_BETTER else max
     return best(means, default=None)
+
+  def is_best(self, row: rows_lib.Row, metric: str) -> bool:
+    """Whether no other model but the ceilings is better."""
+    return (
+        not row.is_ceiling
+        and metric in row.metrics
+        and row.metrics[metric].mean == self.best(metric)
+    )
 
   @property
   def has_mixed_counts(self) -> bool:
     return len({row.num_examples for row in self.rows}) > 1
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-  """One workdir."""
-
-  workdir: pathlib.Path
-  info: dict[str, Any]
-  history: tuple[dict[str, float], ...]  # Lines of metrics.jsonl.
-  evaluations: tuple[dict[str, Any], ...]  # The eval/<task>/<step>.json files.
-
   @property
-  def name(self) -> str:
-    return self.info.get('name', self.workdir.name)
-
-
-def load_run(workdir: str) -> Run:
-  """Reads one workdir; anything but the directory itself may be missing."""
-  folder = pathlib.Path(workdir).resolve()
-  if not folder.is_dir():
-    raise ValueError(f'--workdirs: {workdir} is not a directory.')
-  info = folder / 'run.json'
-  metrics = folder / 'metrics.jsonl'
-  return Run(
-      workdir=folder,
-      info=_parse(info, info.read_text()) if info.is_file() else {},
-      history=tuple(
-          _parse(metrics, line) for line in metrics.read_text().splitlines()
-      )
-      if metrics.is_file()
-      else (),
-      evaluations=tuple(
-          _parse(path, path.read_text())
-          for path in sorted(folder.glob('eval/*/*.json'))
-      ),
-  )
-
-
-def _parse(path: pathlib.Path, text: str) -> Any:
-  try:
-    return json.loads(text)
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{path} is no valid JSON: {error}.') from error
-
-
-def latest_evaluations(run: Run) -> list[dict[str, Any]]:
-  """The newest evaluation of each task; the test split goes before others."""
-  newest: dict[str, dict[str, Any]] = {}
-  for evaluation in run.evaluations:
-    old = newest.get(evaluation['task'])
-    if old is None or _rank(evaluation) >= _rank(old):
-      newest[evaluation['task']] = evaluation
-  return list(newest.values())
-
-
-def _rank(evaluation: dict[str, Any]) -> tuple[bool, int]:
-  return evaluation['split'] == 'test', evaluation['step']
+  def has_seeds(self) -> bool:
+    return any(row.has_seeds for row in self.rows)
 
 
 def split_task(task: str) -> tuple[str, str]:
@@ -172,30 +114,24 @@ def split_task(task: str) -> tuple[str, str]:
   return task, 'accuracy'
 
 
-def make_tables(runs: Sequence[Run]) -> list[Table]:
+def make_tables(runs: Sequence[runs_lib.Run]) -> list[Table]:
   """Joins the runs' evaluations: one table a dataset, question and split.
 
   The encoder's own head and the text model answer the same question about the
-  same users, so they share a table if their split fingerprints agree. A row
-  that several evaluations have is taken from the one with most examples, and
-  among equals from the last.
+  same users, so they share a table if their split fingerprints agree. Runs of
+  one configuration and several seeds share a row; floors and ceilings that are
+  the same in several runs do too. No row is lost.
   """
-  rows: dict[tuple[str, ...], dict[str, Row]] = {}
+  found: dict[tuple[str, ...], list[rows_lib.Row]] = {}
   for run in runs:
-    for evaluation in latest_evaluations(run):
-      dataset, kind = split_task(evaluation['task'])
+    for evaluation in run.latest:
       key = (
-          dataset,
-          kind,
+          *split_task(evaluation['task']),
           evaluation['split'],
           evaluation['split_rule'],
           evaluation['split_fingerprint'],
       )
-      table = rows.setdefault(key, {})
-      for row in _rows(run, evaluation):
-        old = table.get(row.model)
-        if old is None or row.num_examples >= old.num_examples:
-          table[row.model] = row
+      found.setdefault(key, []).extend(rows_lib.rows_of(run, evaluation))
   return [
       Table(
           dataset=key[0],
@@ -203,36 +139,19 @@ def make_tables(runs: Sequence[Run]) -> list[Table]:
           split=key[2],
           split_rule=key[3],
           split_fingerprint=key[4],
-          rows=tuple(sorted(table.values(), key=_row_order)),
+          rows=rows_lib.told_apart(
+              sorted(rows_lib.joined(rows), key=_row_order)
+          ),
       )
-      for key, table in sorted(rows.items(), key=_table_order)
+      for key, rows in sorted(found.items(), key=_table_order)
   ]
 
 
-def _table_order(item: tuple[tuple[str, ...], Any]) -> tuple[Any, ...]:
+def _table_order(item: tuple[tuple[str, ...], object]) -> tuple[object, ...]:
   key, _ = item
   return key[0], key[1] != 'next item', key[1:]
 
 
-def _row_order(row: Row) -> tuple[int, str]:
+def _row_order(row: rows_lib.Row) -> tuple[int, str]:
   known = row.model in _ORDER
   return _ORDER.index(row.model) if known else -1, row.model
-
-
-def _rows(run: Run, evaluation: dict[str, Any]) -> list[Row]:
-  return [
-      Row(
-          model=model,
-          metrics={
-              name: Estimate(mean=value['mean'], stderr=value.get('stderr'))
-              for name, value in metrics.items()
-              if name not in _NO_COLUMN
-          },
-          run=run.name,
-          task=evaluation['task'],
-          step=evaluation['step'],
-          num_examples=evaluation['num_examples'],
-          protocol=evaluation.get('protocol', ''),
-      )
-      for model, metrics in evaluation['models'].items()
-  ]

@@ -1,0 +1,62 @@
+"""What a run's `config.gin` says, read as text: macros, and which it is."""
+
+from collections.abc import Iterator
+import functools
+import hashlib
+import pathlib
+import re
+
+CONFIG_FILE = 'config.gin'
+_MACRO = re.compile(r'([A-Z][A-Z0-9_]*) = (.*)', re.DOTALL)
+_CHECKPOINT = re.compile(r"(\w*_CHECKPOINT) = '(.+)'")
+
+
+def _statements(text: str) -> Iterator[str]:
+  """Each on one line; gin goes on with a statement on indented lines."""
+  statement = ''
+  for line in text.splitlines():
+    if line.startswith(' '):
+      statement = f'{statement.removesuffix(chr(92)).rstrip()} {line.strip()}'
+      continue
+    if statement:
+      yield statement
+    statement = '' if line.startswith('#') else line.rstrip()
+  if statement:
+    yield statement
+
+
+def macros(workdir: pathlib.Path) -> dict[str, str]:
+  """The values of the UPPER_CASE names as gin text; none without a config."""
+  found = (_MACRO.fullmatch(line) for line in _statements(_text(workdir)))
+  return {match[1]: match[2] for match in found if match}
+
+
+@functools.lru_cache(maxsize=1024)
+def identity(workdir: pathlib.Path) -> str:
+  """The same for runs of one configuration, whatever their seeds.
+
+  A checkpoint that a run started from counts by its own run's configuration,
+  not by its path: it may have a seed too. A run without a config is like no
+  other.
+  """
+  text = _text(workdir)
+  if not text:
+    return str(workdir)
+  lines = [
+      _without_path(line)
+      for line in _statements(text)
+      if not line.startswith('SEED = ')
+  ]
+  return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
+
+
+def _without_path(line: str) -> str:
+  match = _CHECKPOINT.fullmatch(line)
+  if not match or not _text(pathlib.Path(match[2])):
+    return line
+  return f'{match[1]} = {identity(pathlib.Path(match[2]).resolve())}'
+
+
+def _text(workdir: pathlib.Path) -> str:
+  path = workdir / CONFIG_FILE
+  return path.read_text(encoding='utf-8') if path.is_file() else ''

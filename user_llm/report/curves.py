@@ -1,0 +1,103 @@
+"""Learning curves of runs."""
+
+from collections.abc import Sequence
+
+import matplotlib.axes
+import matplotlib.ticker
+
+from user_llm.report import plots
+from user_llm.report import results
+from user_llm.report import rows as rows_lib
+from user_llm.report import runs as runs_lib
+from user_llm.report import tables
+
+# Lines that can still be told apart.
+_MAX_LINES = len(plots.COLOURS)
+_STYLES = ('-', '--', ':', '-.')
+
+
+def learning_curves(run: runs_lib.Run) -> str | None:
+  """Training loss and, if measured on the way, one metric a task and model."""
+  losses = _series(run, 'train/loss')
+  curves = {
+      key: points
+      for key in _evaluation_keys(run.history)
+      if len(points := _series(run, key)) > 1
+  }
+  if not losses and not curves:
+    return None
+  num_axes = bool(losses) + bool(curves)
+
+  def draw(axes: Sequence[matplotlib.axes.Axes]) -> None:
+    if losses:
+      _line(axes[0], losses, plots.COLOURS[0], None)
+      axes[0].set_title('training loss', loc='left', fontsize=10.5)
+    if curves:
+      ax = axes[-1]
+      for i, (key, points) in enumerate(curves.items()):
+        _line(ax, points, plots.COLOURS[i], _curve_label(key))
+      ax.set_title('evaluations', loc='left', fontsize=10.5)
+      ax.legend(fontsize=9)
+    for ax in axes:
+      ax.set_xlabel('step')
+      ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
+
+  return plots.draw_svg(4.8 * num_axes, 2.7, num_axes, draw)
+
+
+def all_losses(runs: Sequence[runs_lib.Run]) -> str | None:
+  """The training losses of several runs; one line a name."""
+  lines = {run.name: _series(run, 'train/loss') for run in runs}
+  lines = {name: points for name, points in lines.items() if len(points) > 1}
+  if len(lines) < 2:
+    return None
+
+  def draw(axes: Sequence[matplotlib.axes.Axes]) -> None:
+    (ax,) = axes
+    for i, (name, points) in enumerate(lines.items()):
+      style = _STYLES[i // _MAX_LINES % len(_STYLES)]
+      _line(ax, points, plots.COLOURS[i % _MAX_LINES], name, style)
+    ax.set_title('training loss', loc='left', fontsize=10.5)
+    ax.set_xlabel('step')
+    ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
+    ax.figure.legend(loc='outside right upper', fontsize=9)
+
+  return plots.draw_svg(9.6, max(3.2, 0.19 * len(lines) + 0.4), 1, draw)
+
+
+def _series(run: runs_lib.Run, key: str) -> list[tuple[float, float]]:
+  return [(row['step'], row[key]) for row in run.history if key in row]
+
+
+def _evaluation_keys(history: Sequence[dict[str, float]]) -> list[str]:
+  """Keys of the models' curves; the floors and ceilings do not move."""
+  still = (*rows_lib.FLOORS, *rows_lib.CEILINGS)
+  keys = {
+      key: None
+      for row in history
+      for key in row
+      if key.startswith('eval/') and key.split('/')[2] not in still
+  }
+  preferred = ('recall@10/unseen', 'accuracy')
+  chosen = [key for key in keys if key.endswith(preferred)]
+  return (chosen or list(keys))[: len(plots.COLOURS)]
+
+
+def _curve_label(key: str) -> str:
+  _, task, model, metric = key.split('/', 3)
+  name = tables.MODEL_LABELS.get(model, model)
+  return f'{name}, {results.split_task(task)[1]}: {metric}'
+
+
+def _line(
+    ax: matplotlib.axes.Axes,
+    points: Sequence[tuple[float, float]],
+    colour: str,
+    label: str | None,
+    style: str = '-',
+) -> None:
+  x, y = zip(*points)
+  marker = 'o' if len(points) < 25 else None
+  ax.plot(
+      x, y, style, color=colour, lw=1.6, marker=marker, ms=3.5, label=label
+  )
