@@ -220,6 +220,7 @@ class AnswerEvaluator:
     facts = evaluator_lib.facts_of(self.dataset, self.split, example_ids)
     if self.dataset.task == 'next_item':
       return facts
+    del facts['label_count'], facts['label_popularity']
     texts = [self.dataset.answers.texts[label - 1] for label in truth]
     labels = f'{example_facts.LABELS}{self.dataset.label_name}'
     return facts | {labels: np.array(texts, str)}

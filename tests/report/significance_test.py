@@ -8,6 +8,7 @@ import pytest
 import report_runs
 
 from user_llm.report import __main__ as report
+from user_llm.report import difference_tables
 from user_llm.report import gathering
 from user_llm.report import significance
 
@@ -133,9 +134,9 @@ def test_several_seeds_are_compared_by_their_mean(tmp_path):
 def test_older_evaluations_are_refused(tmp_path):
   found = _comparison(_write(tmp_path, kept=False), 'encoder_head')
   assert not found.differences
-  assert set(found.refusals.values()) == {
-      'encoder_head of enc: its evaluation kept none of its examples'
-  }
+  assert set(found.refusals.values()) == {'no file has their examples'}
+  (line,) = difference_tables.told_refusals(found)
+  assert line.startswith('No differences from Encoder head: its evaluation')
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ matplotlib.use('svg')
 # pylint: disable=g-import-not-at-top,wrong-import-position
 import matplotlib.axes
 import matplotlib.figure
-import matplotlib.ticker
 
 from user_llm.report import costs
 from user_llm.report import plots
@@ -68,17 +67,13 @@ def _draw_times(
     )
   ax.set_yscale('log')
   ax.minorticks_off()
-  ax.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_plain))
+  ax.yaxis.set_major_formatter(plots.plain_numbers())
   ax.set_xticks(list(comparison.text))
   ax.margins(x=0.12)
   ax.set_xlabel('events of the history')
   ax.set_title(
       'prefill, ms (user encoder included)', loc='left', fontsize=10.5
   )
-
-
-def _plain(value: float, _: int) -> str:
-  return f'{value:,g}'
 
 
 def _draw_ratios(
@@ -104,7 +99,7 @@ def _draw_ratios(
   ax.invert_yaxis()
   ax.set_xscale('log')
   ax.minorticks_off()
-  ax.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(_plain))
+  ax.xaxis.set_major_formatter(plots.plain_numbers())
   ax.grid(axis='y', visible=False)
   ax.grid(axis='x', visible=True)
   ax.margins(x=0.1)

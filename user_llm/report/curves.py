@@ -11,6 +11,7 @@ from user_llm.report import rows as rows_lib
 from user_llm.report import runs as runs_lib
 from user_llm.report import tables
 
+_LOSS = 'train/loss'
 # Lines that can still be told apart.
 _MAX_LINES = len(plots.COLOURS)
 _STYLES = ('-', '--', ':', '-.')
@@ -18,7 +19,7 @@ _STYLES = ('-', '--', ':', '-.')
 
 def learning_curves(run: runs_lib.Run) -> str | None:
   """Training loss and, if measured on the way, one metric a task and model."""
-  losses = _series(run, 'train/loss')
+  losses = _series(run, _LOSS)
   curves = {
       key: points
       for key in _evaluation_keys(run.history)
@@ -46,23 +47,35 @@ def learning_curves(run: runs_lib.Run) -> str | None:
 
 
 def all_losses(runs: Sequence[runs_lib.Run]) -> str | None:
-  """The training losses of several runs; one line a name."""
-  lines = {run.name: _series(run, 'train/loss') for run in runs}
-  lines = {name: points for name, points in lines.items() if len(points) > 1}
-  if len(lines) < 2:
+  """The training losses of several runs; the seeds of one look the same."""
+  groups: dict[str, list[runs_lib.Run]] = {}
+  for run in runs:
+    if len(_series(run, _LOSS)) > 1:
+      groups.setdefault(run.identity, []).append(run)
+  if sum(map(len, groups.values())) < 2:
     return None
+
+  names = [
+      runs_lib.together([run.name for run in group], group[0].label)
+      for group in groups.values()
+  ]
+  num_columns = plots.columns(names)
 
   def draw(axes: Sequence[matplotlib.axes.Axes]) -> None:
     (ax,) = axes
-    for i, (name, points) in enumerate(lines.items()):
+    for i, (name, group) in enumerate(zip(names, groups.values())):
       style = _STYLES[i // _MAX_LINES % len(_STYLES)]
-      _line(ax, points, plots.COLOURS[i % _MAX_LINES], name, style)
+      for k, run in enumerate(group):
+        label = None if k else name
+        colour = plots.COLOURS[i % _MAX_LINES]
+        _line(ax, _series(run, _LOSS), colour, label, style)
     ax.set_title('training loss', loc='left', fontsize=10.5)
     ax.set_xlabel('step')
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
-    ax.figure.legend(loc='outside right upper', fontsize=9)
+    ax.figure.legend(loc='outside lower left', ncols=num_columns, fontsize=9)
 
-  return plots.draw_svg(9.6, max(3.2, 0.19 * len(lines) + 0.4), 1, draw)
+  height = 3.2 + 0.19 * -(-len(groups) // num_columns)
+  return plots.draw_svg(9.6, height, 1, draw)
 
 
 def _series(run: runs_lib.Run, key: str) -> list[tuple[float, float]]:

@@ -25,20 +25,21 @@ def is_significant(difference: significance.Difference) -> bool:
   return difference.low > 0 or difference.high < 0
 
 
-def parts(difference: significance.Difference) -> tuple[str, str]:
-  """('+0.021', '[-0.003, +0.045] p .09')."""
+def parts(difference: significance.Difference) -> tuple[str, str, str]:
+  """('+0.021', '[-0.003, +0.045]', 'p .094')."""
   p = difference.p_value
   told = '< .001' if p < 0.001 else f'{p:.3f}'.removeprefix('0')
   return (
       f'{difference.mean:+.3f}',
-      f'[{difference.low:+.3f}, {difference.high:+.3f}] p {told}',
+      f'[{difference.low:+.3f}, {difference.high:+.3f}]',
+      f'p {told}',
   )
 
 
 def cell(
     comparison: significance.Comparison, row: rows_lib.Row, metric: str
 ) -> str:
-  """'+0.021 [-0.003, +0.045] p .09'; bold if significant."""
+  """'+0.021 [-0.003, +0.045] p .094'; bold if significant."""
   found = comparison.differences.get(row, {}).get(metric)
   if found is None:
     return ''
@@ -48,12 +49,17 @@ def cell(
 
 def told_refusals(comparison: significance.Comparison) -> list[str]:
   """Why rows are not compared; one line for all of one reason."""
+  reference = tables.label(comparison.reference)
+  if not comparison.reference.values:
+    return [
+        f'No differences from {reference}: its evaluation kept none of its '
+        'examples (an older one, without its .npz).'
+    ]
   by_reason: dict[str, list[str]] = {}
   for row, reason in comparison.refusals.items():
     by_reason.setdefault(reason, []).append(tables.label(row))
   return [
-      f'Not compared with {tables.label(comparison.reference)}: '
-      f'{", ".join(labels)}: {reason}.'
+      f'Not compared with {reference}: {", ".join(labels)}: {reason}.'
       for reason, labels in by_reason.items()
   ]
 
@@ -72,11 +78,12 @@ def to_rich(
   )
   out.add_column('model', overflow='fold')
   out.add_column('difference', justify='right', no_wrap=True)
-  out.add_column('95 % interval, p', justify='right', no_wrap=True)
+  out.add_column('95 % interval', justify='right', no_wrap=True)
+  out.add_column('p', no_wrap=True)
   for row, found in comparison.differences.items():
     if metric in found:
       style = 'bold' if is_significant(found[metric]) else None
-      out.add_row(tables.label(row), *parts(found[metric]), style=style)
+      out.add_row(tables.short_label(row), *parts(found[metric]), style=style)
   return out
 
 

@@ -22,6 +22,10 @@ def to_markdown(report: gathering.Report) -> str:
       parts.append(difference_tables.to_markdown(table, comparison))
     protocols = sorted({row.protocol for row in table.rows if row.protocol})
     parts.extend(f'Protocol: {protocol}\n' for protocol in protocols)
+  if report.unfinished:
+    parts.append('## Unfinished trials\n')
+    trials = [[trial.name, trial.state] for trial in report.unfinished]
+    parts.append(tables.markdown_lines(['trial', 'state'], trials))
   return '\n'.join(parts)
 
 

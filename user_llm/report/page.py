@@ -7,14 +7,17 @@ from typing import Any
 import jinja2
 
 from user_llm.report import comparability
+from user_llm.report import cost_quality
 from user_llm.report import curves
 from user_llm.report import difference_tables
+from user_llm.report import effects
 from user_llm.report import gathering
 from user_llm.report import plots
 from user_llm.report import results
-from user_llm.report import rows as rows_lib
 from user_llm.report import runs as runs_lib
 from user_llm.report import significance
+from user_llm.report import slice_plots
+from user_llm.report import slices as slices_lib
 from user_llm.report import tables
 
 _TEMPLATE = 'page.html.j2'
@@ -33,6 +36,7 @@ def render(report: gathering.Report, title: str) -> str:
       lstrip_blocks=True,
       undefined=jinja2.StrictUndefined,
   )
+  environment.filters['row_label'] = tables.label
   environment.globals.update(
       model_label=tables.model_label,
       cell=tables.cell,
@@ -61,6 +65,8 @@ def render(report: gathering.Report, title: str) -> str:
           for run in runs
       ],
       varying=_varying(runs),
+      unfinished=report.unfinished,
+      costs=report.costs,
       examples=_example_groups(report),
   )
 
@@ -70,7 +76,14 @@ def _table(
     comparison: significance.Comparison | None,
     report: gathering.Report,
 ) -> dict[str, Any]:
+  macros = effects.row_macros(table, report.runs)
+  slices = slices_lib.make(table)
   return {
+      'effects': effects.main_effects(table, macros, report.varying),
+      'lengths': effects.history_lengths(table, macros),
+      'costs': cost_quality.draw(table, report.runs, report.costs),
+      'slices': slices,
+      'slice_charts': slice_plots.draw(table, slices),
       'comparison': comparison,
       'differences': {
           policy: metrics
@@ -100,10 +113,14 @@ def _compared(
 def _varying(
     runs: Sequence[runs_lib.Run],
 ) -> dict[str, list[str]]:
-  """By macro that is not the same in all runs: its value in each, or ''."""
+  """By macro that is not the same in all runs that have it: of each run."""
   names = sorted({name for run in runs for name in run.macros})
   values = {name: [run.macros.get(name, '') for run in runs] for name in names}
-  return {name: found for name, found in values.items() if len(set(found)) > 1}
+  return {
+      name: found
+      for name, found in values.items()
+      if len(set(found) - {''}) > 1
+  }
 
 
 def _facts(run: runs_lib.Run) -> list[tuple[str, str]]:
@@ -141,7 +158,9 @@ def _example_groups(report: gathering.Report) -> list[dict[str, Any]]:
   shown = {
       name
       for table in report.tables
-      for row in _best_rows(table)[:_MAX_GROUPS]
+      for row in table.by_quality(
+          [row for row in table.rows if row.is_model]
+      )[:_MAX_GROUPS]
       for name in row.runs[:1]
   }
   return [
@@ -155,19 +174,6 @@ def _example_groups(report: gathering.Report) -> list[dict[str, Any]]:
       for evaluation in run.latest
       if (examples := evaluation.raw.get('examples'))
   ]
-
-
-def _best_rows(table: results.Table) -> list[rows_lib.Row]:
-  metric = table.leading
-  sign = 1 if metric.split('/')[0] in results.LOWER_IS_BETTER else -1
-  return sorted(
-      (
-          row
-          for row in table.rows
-          if metric in row.metrics and row.is_model
-      ),
-      key=lambda row: sign * row.metrics[metric].mean,
-  )
 
 
 def _card(example: dict[str, Any]) -> dict[str, Any]:

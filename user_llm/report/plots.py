@@ -1,6 +1,6 @@
 """Charts as inline SVG that takes its text colour from the page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import io
 import re
 from typing import Any
@@ -18,9 +18,14 @@ from user_llm.report import results
 from user_llm.report import rows as rows_lib
 from user_llm.report import tables
 
+# Of an inch: text of 10 points is then as large as the page's small text.
+_PIXELS = 100
 # Replaced by the page's own colours, so that light and dark both work.
 INK = '#010203'
-COLOURS = ('#4269d0', '#e8743b', '#3ca951', '#9c6bdf', '#ff8ab7', '#6cc5b0')
+COLOURS = (
+    '#4269d0', '#e8743b', '#3ca951', '#9c6bdf', '#ff8ab7', '#6cc5b0',
+    '#cfa618', '#9c6b4e', '#97bbf5', '#b5483a',
+)
 FLOOR_COLOUR = '#a3a9b5'
 # The metrics that have bars, as far as a table has them and room.
 _DRAWN = (
@@ -71,9 +76,10 @@ def draw_svg(
     figure.savefig(buffer, format='svg', metadata={'Date': None})
   svg = buffer.getvalue()
   svg = svg[svg.index('<svg') :].replace(INK, 'currentColor')
-  # The width comes from the page; the view box keeps the proportions.
+  # The page may make it narrower; the view box keeps the proportions.
   tag, rest = svg.split('>', 1)
-  return re.sub(r' (width|height)="[^"]*"', '', tag) + '>' + rest
+  tag = re.sub(r' (width|height)="[^"]*"', '', tag)
+  return f'{tag} style="max-width: {round(_PIXELS * width)}px">{rest}'
 
 
 def bars(table: results.Table) -> str | None:
@@ -107,6 +113,48 @@ def bars(table: results.Table) -> str | None:
       ax.set_title(tables.metric_label(metric), loc='left', fontsize=10.5)
 
   return draw_svg(9.6, 0.75 + 0.27 * len(table.rows), len(metrics), draw)
+
+
+def plain_numbers() -> matplotlib.ticker.Formatter:
+  """1000 rather than 10³."""
+  return matplotlib.ticker.FuncFormatter(lambda value, _: f'{value:,g}')
+
+
+def scale_by_range(ax: matplotlib.axes.Axes, values: Sequence[float]) -> None:
+  """Makes the horizontal axis logarithmic where values differ by much."""
+  locator = matplotlib.ticker.MaxNLocator(4)
+  if min(values) > 0 and max(values) > 8 * min(values):
+    ax.set_xscale('log')
+    subs = (1.0, 2.0, 5.0) if max(values) < 25 * min(values) else (1.0,)
+    locator = matplotlib.ticker.LogLocator(subs=subs, numticks=12)
+  ax.xaxis.set_major_locator(locator)
+  ax.xaxis.set_major_formatter(plain_numbers())
+  ax.minorticks_off()
+
+
+def share_limits(axes: Sequence[matplotlib.axes.Axes]) -> None:
+  """Gives all axes the same vertical limits, with numbers on the first."""
+  lows, highs = zip(*(ax.get_ylim() for ax in axes))
+  for ax in axes:
+    ax.set_ylim(min(lows), max(highs))
+    ax.tick_params(axis='y', labelleft=ax is axes[0])
+
+
+def legend_below(axes: Sequence[matplotlib.axes.Axes]) -> None:
+  """One legend of all axes; of points with errors the points alone."""
+  found = {}
+  for ax in axes:
+    for handle, label in zip(*ax.get_legend_handles_labels()):
+      found.setdefault(label, handle[0])
+  axes[0].figure.legend(
+      found.values(), found, loc='outside lower left', ncols=columns(found),
+      fontsize=9.5,
+  )
+
+
+def columns(labels: Iterable[str]) -> int:
+  """How many columns a legend of these has room for."""
+  return max(1, min(4, 110 // (max(map(len, labels)) + 9)))
 
 
 def row_colours(rows: Sequence[rows_lib.Row]) -> dict[rows_lib.Row, str]:

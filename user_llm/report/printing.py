@@ -21,6 +21,10 @@ def print_report(
           f'{run.name}: No evaluations yet: no eval/<task>/<step>.json was '
           'found.', style='dim', markup=False,
       )
+  for trial in report.unfinished:
+    console.print(
+        f'Trial {trial.name}: {trial.state}.', style='dim', markup=False
+    )
   for table, comparison in zip(report.tables, report.comparisons):
     for policy in table.policies:
       console.print(_rich_table(table, policy), '')

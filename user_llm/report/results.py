@@ -97,6 +97,15 @@ class Table:
         and row.metrics[metric].mean == self.best(metric)
     )
 
+  def by_quality(self, rows: Sequence[rows_lib.Row]) -> list[rows_lib.Row]:
+    """Those that have the leading metric, the best first."""
+    metric = self.leading
+    sign = 1 if metric.split('/')[0] in LOWER_IS_BETTER else -1
+    return sorted(
+        (row for row in rows if metric in row.metrics),
+        key=lambda row: sign * row.metrics[metric].mean,
+    )
+
   @property
   def has_mixed_counts(self) -> bool:
     return len({row.num_examples for row in self.rows}) > 1

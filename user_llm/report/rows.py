@@ -6,7 +6,6 @@ Shapes: N examples.
 import collections
 from collections.abc import Iterable, Mapping
 import dataclasses
-import os.path
 
 import numpy as np
 
@@ -44,6 +43,7 @@ class Row:
     detail: What tells it from other rows of that model; '' if there are none.
     metrics: By 'name/policy', or 'name' alone.
     runs: Names of the runs, one a seed; of floors, all that have it.
+    label: What the runs are called together; '' if that follows from names.
     seeds: Theirs; of floors none.
     identity: Of the runs' configuration.
     task: Of the evaluations.
@@ -59,6 +59,7 @@ class Row:
   detail: str
   metrics: Mapping[str, Estimate]
   runs: tuple[str, ...]
+  label: str
   seeds: tuple[int, ...]
   identity: str
   task: str
@@ -89,12 +90,9 @@ class Row:
   @property
   def run(self) -> str:
     """The runs in a word: 'lora', 'lora_*', '3 runs'."""
-    if len(self.runs) == 1:
-      return self.runs[0]
-    start = os.path.commonprefix(self.runs)
-    if self.is_floor or self.is_ceiling or not start:
-      return f'{len(self.runs)} runs'
-    return f'{start}*'
+    if self.is_model or len(self.runs) == 1:
+      return runs_lib.together(self.runs, self.label)
+    return f'{len(self.runs)} runs'
 
 
 def rows_of(run: runs_lib.Run, evaluation: runs_lib.Evaluation) -> list[Row]:
@@ -110,6 +108,7 @@ def rows_of(run: runs_lib.Run, evaluation: runs_lib.Evaluation) -> list[Row]:
               for name, value in metrics.items()
           },
           runs=(run.name,),
+          label=run.label,
           seeds=() if seed is None else (seed,),
           identity=run.identity,
           task=evaluation['task'],

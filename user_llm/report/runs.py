@@ -1,10 +1,11 @@
 """Reads what a run has left in its workdir."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import json
 import math
+import os.path
 import pathlib
 from typing import Any
 
@@ -85,7 +86,8 @@ class Run:
 
   Attributes:
     workdir: The directory.
-    name: What it is called in tables.
+    name: What it is called; no other run of a report is.
+    label: What its seeds are called together; '' if that follows from names.
     identity: The same for runs of one configuration, whatever their seeds.
     macros: Of its configuration, as gin text.
     info: `run.json`.
@@ -95,6 +97,7 @@ class Run:
 
   workdir: pathlib.Path
   name: str
+  label: str
   identity: str
   macros: Mapping[str, str]
   info: Mapping[str, Any]
@@ -112,6 +115,14 @@ class Run:
     return list(newest.values())
 
 
+def together(names: Sequence[str], label: str = '') -> str:
+  """What runs of several seeds are called: their label, 'lora_*', '3 runs'."""
+  start = os.path.commonprefix(names)
+  if label or len(names) == 1:
+    return label or names[0]
+  return f'{start}*' if start else f'{len(names)} runs'
+
+
 def _rank(evaluation: Evaluation) -> tuple[bool, int]:
   return evaluation['split'] == 'test', evaluation['step']
 
@@ -127,6 +138,7 @@ def load_run(workdir: str | pathlib.Path) -> Run:
   return Run(
       workdir=folder,
       name=info.get('name', folder.name),
+      label='',
       identity=configs.identity(folder),
       macros=configs.macros(folder),
       info=info,

@@ -77,12 +77,12 @@ def differences(values_NM: np.ndarray) -> list[Difference]:
   and p_value is 2 / RESAMPLES, the least there is.
   """
   means_RM = bootstrap_means(values_NM)
-  # What is zero but for rounding counts on both sides.
-  zero = 1e-12
+  # Zero but for rounding is zero, which counts on both sides.
+  means_RM[np.abs(means_RM) < 1e-12] = 0
   tail = (1 - _CONFIDENCE) / 2
   out = []
   for values_N, means_R in zip(values_NM.T, means_RM.T):
-    sides = (np.sum(means_R <= zero), np.sum(means_R >= -zero))
+    sides = (np.sum(means_R <= 0), np.sum(means_R >= 0))
     low, high = np.quantile(means_R, [tail, 1 - tail])
     out.append(
         Difference(
@@ -136,10 +136,8 @@ def compare(table: results.Table, against: str | None) -> Comparison | None:
 
 
 def _refusal(row: rows_lib.Row, reference: rows_lib.Row) -> str:
-  for one in (reference, row):
-    if not one.values:
-      kept = 'its evaluation kept none of its examples'
-      return f'{one.model} of {one.run}: {kept}'
+  if not reference.values or not row.values:
+    return 'no file has their examples'
   if row.per_example.identity == reference.per_example.identity:
     return ''
   if row.num_examples != reference.num_examples:
@@ -152,20 +150,17 @@ def _refusal(row: rows_lib.Row, reference: rows_lib.Row) -> str:
 
 def _default(table: results.Table) -> rows_lib.Row | None:
   """See `compare`."""
-  metric = table.leading
-  sign = -1 if metric.split('/')[0] in results.LOWER_IS_BETTER else 1
-  found = [
+  found = table.by_quality([
       row
       for row in table.rows
-      if metric in row.metrics
-      and (row.is_floor or row.model == rows_lib.ENCODER_HEAD)
-  ]
+      if row.is_floor or row.model == rows_lib.ENCODER_HEAD
+  ])
 
-  def preference(row: rows_lib.Row) -> tuple[int, bool, float]:
+  def preference(row: rows_lib.Row) -> tuple[int, bool]:
     shared = sum(not _refusal(other, row) for other in table.rows)
-    is_head = row.model == rows_lib.ENCODER_HEAD
-    return shared, is_head, sign * row.metrics[metric].mean
+    return shared, row.model == rows_lib.ENCODER_HEAD
 
+  # Of equals the first, which is the best.
   return max(found, key=preference, default=None)
 
 
