@@ -87,7 +87,7 @@ def test_no_row_is_lost(tmp_path):
   (table,) = _tables(*(tmp_path / name for name in 'abc'))
   assert _labels(table) == [
       'User-LLM (text) · a', 'User-LLM (text) · b', 'User-LLM (text) · c',
-      'Popularity · 2 runs, n = 943', 'Popularity · c, n = 64',
+      'Popularity · n = 943', 'Popularity · n = 64',
   ]
   means = [row.metrics['mrr/all'].mean for row in table.rows]
   assert means == [0.2, 0.4, 0.3, 0.1, 0.5]

@@ -3,7 +3,6 @@
 Shapes: N examples.
 """
 
-import collections
 from collections.abc import Iterable, Mapping
 import dataclasses
 
@@ -183,17 +182,21 @@ def _over_seeds(means: list[float]) -> Estimate:
 
 
 def told_apart(rows: list[Row]) -> tuple[Row, ...]:
-  """Gives rows of one model a detail: their run, or else how many examples."""
-  counts = collections.Counter(row.model for row in rows)
+  """Gives rows of one model a detail: their run; floors how many examples."""
+  by_model: dict[str, list[Row]] = {}
+  for row in rows:
+    by_model.setdefault(row.model, []).append(row)
   return tuple(
-      dataclasses.replace(row, detail=_detail(row))
-      if counts[row.model] > 1
-      else row
+      dataclasses.replace(row, detail=_detail(row, by_model[row.model]))
       for row in rows
   )
 
 
-def _detail(row: Row) -> str:
-  if row.is_floor or row.is_ceiling:
-    return f'{row.run}, n = {row.num_examples:,}'
-  return row.run
+def _detail(row: Row, others: list[Row]) -> str:
+  """'' for the only row of its model; `others` has the row itself too."""
+  if len(others) == 1:
+    return ''
+  same_size = [o for o in others if o.num_examples == row.num_examples]
+  if row.is_model or len(same_size) > 1:
+    return row.run
+  return f'n = {row.num_examples:,}'
