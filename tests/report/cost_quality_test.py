@@ -1,4 +1,4 @@
-"""Quality against cost: of requests if a cost.json is given, else of training."""
+"""Quality against cost: of requests with a cost.json, else of training."""
 
 import json
 

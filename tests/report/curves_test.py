@@ -39,3 +39,13 @@ def test_seeds_share_a_name(tmp_path):
   chart = curves.all_losses([*found, other, _run(tmp_path / 'silent', [])])
   assert chart.count('lora_*') == 1 and 'full' in chart
   assert 'silent' not in chart
+
+
+def test_evaluations_of_the_test_split(tmp_path):
+  """As `evaluate` leaves them when it follows a run."""
+  for step in (4, 8):
+    report_runs.write(
+        tmp_path, {'user_llm': {'rank/unseen': [1, 20, step]}}, step=step
+    )
+  chart = curves.learning_curves(runs.load_run(tmp_path))
+  assert 'User-LLM (text), next item: recall@10/unseen, test split' in chart

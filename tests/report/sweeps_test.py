@@ -68,7 +68,9 @@ def test_trials_without_results(sweep, tmp_path, capsys):
   found = gathering.gather([str(sweep)])
   assert {trial.name: trial.state for trial in found.unfinished} == {
       'LEARNING_RATE=0.01, LORA_RANK=16, SEED=0': 'not started',
-      'LEARNING_RATE=0.01, LORA_RANK=16, SEED=1': 'unfinished, at step 20',
+      'LEARNING_RATE=0.01, LORA_RANK=16, SEED=1': (
+          'unfinished, at step 20, not evaluated'
+      ),
       'ffff': 'has no trial.json yet',
   }
   flags = ['--workdirs', str(sweep), '--output', str(tmp_path / 'r.html')]

@@ -1,6 +1,6 @@
 """Learning curves of runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.axes
 import matplotlib.ticker
@@ -12,6 +12,8 @@ from user_llm.report import runs as runs_lib
 from user_llm.report import tables
 
 _LOSS = 'train/loss'
+# Of evaluations of the test split: in their files, not in metrics.jsonl.
+_TEST = 'test'
 # Lines that can still be told apart.
 _MAX_LINES = len(plots.COLOURS)
 _STYLES = ('-', '--', ':', '-.')
@@ -19,11 +21,12 @@ _STYLES = ('-', '--', ':', '-.')
 
 def learning_curves(run: runs_lib.Run) -> str | None:
   """Training loss and, if measured on the way, one metric a task and model."""
-  losses = _series(run, _LOSS)
+  lines = [*run.history, *_tested(run)]
+  losses = _series(lines, _LOSS)
   curves = {
       key: points
-      for key in _evaluation_keys(run.history)
-      if len(points := _series(run, key)) > 1
+      for key in _evaluation_keys(lines)
+      if len(points := _series(lines, key)) > 1
   }
   if not losses and not curves:
     return None
@@ -50,7 +53,7 @@ def all_losses(runs: Sequence[runs_lib.Run]) -> str | None:
   """The training losses of several runs; the seeds of one look the same."""
   groups: dict[str, list[runs_lib.Run]] = {}
   for run in runs:
-    if len(_series(run, _LOSS)) > 1:
+    if len(_series(run.history, _LOSS)) > 1:
       groups.setdefault(run.identity, []).append(run)
   if sum(map(len, groups.values())) < 2:
     return None
@@ -68,7 +71,7 @@ def all_losses(runs: Sequence[runs_lib.Run]) -> str | None:
       for k, run in enumerate(group):
         label = None if k else name
         colour = plots.COLOURS[i % _MAX_LINES]
-        _line(ax, _series(run, _LOSS), colour, label, style)
+        _line(ax, _series(run.history, _LOSS), colour, label, style)
     ax.set_title('training loss', loc='left', fontsize=10.5)
     ax.set_xlabel('step')
     ax.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(6, integer=True))
@@ -78,18 +81,35 @@ def all_losses(runs: Sequence[runs_lib.Run]) -> str | None:
   return plots.draw_svg(9.6, height, 1, draw)
 
 
-def _series(run: runs_lib.Run, key: str) -> list[tuple[float, float]]:
-  return [(row['step'], row[key]) for row in run.history if key in row]
+def _series(
+    lines: Sequence[Mapping[str, float]], key: str
+) -> list[tuple[float, float]]:
+  return [(line['step'], line[key]) for line in lines if key in line]
 
 
-def _evaluation_keys(history: Sequence[dict[str, float]]) -> list[str]:
+def _tested(run: runs_lib.Run) -> list[dict[str, float]]:
+  """Test evaluations by step, as `evaluate` with FOLLOW makes them."""
+  found = (e for e in run.evaluations if e['split'] == 'test')
+  return [
+      {'step': evaluation['step']}
+      | {
+          f'{_TEST}/{evaluation["task"]}/{row}/{name}': value['mean']
+          for row, values in evaluation['models'].items()
+          for name, value in values.items()
+      }
+      for evaluation in sorted(found, key=lambda e: e['step'])
+  ]
+
+
+def _evaluation_keys(history: Sequence[Mapping[str, float]]) -> list[str]:
   """Keys of the models' curves; the floors and ceilings do not move."""
   still = (*rows_lib.FLOORS, *rows_lib.CEILINGS)
   keys = {
       key: None
       for row in history
       for key in row
-      if key.startswith('eval/') and key.split('/')[2] not in still
+      if key.startswith(('eval/', f'{_TEST}/'))
+      and key.split('/')[2] not in still
   }
   preferred = ('recall@10/unseen', 'accuracy')
   chosen = [key for key in keys if key.endswith(preferred)]
@@ -97,9 +117,10 @@ def _evaluation_keys(history: Sequence[dict[str, float]]) -> list[str]:
 
 
 def _curve_label(key: str) -> str:
-  _, task, model, metric = key.split('/', 3)
+  split, task, model, metric = key.split('/', 3)
   name = tables.MODEL_LABELS.get(model, model)
-  return f'{name}, {results.split_task(task)[1]}: {metric}'
+  suffix = ', test split' if split == _TEST else ''
+  return f'{name}, {results.split_task(task)[1]}: {metric}{suffix}'
 
 
 def _line(

@@ -127,6 +127,7 @@ def _facts(run: runs_lib.Run) -> list[tuple[str, str]]:
   """What `run.json` says, ready to be read."""
   info = run.info
   facts = [
+      ('state', run.state),
       ('parameters', _count(info.get('num_params'))),
       ('trainable', _count(info.get('num_trainable'))),
       ('seed', info.get('seed')),

@@ -105,6 +105,14 @@ class Run:
   evaluations: tuple[Evaluation, ...]
 
   @property
+  def state(self) -> str:
+    """'trained', or 'unfinished, at step 20'."""
+    if (self.workdir / 'DONE').exists():
+      return 'trained'
+    steps = max((line['step'] for line in self.history), default=0)
+    return f'unfinished, at step {steps:,}'
+
+  @property
   def latest(self) -> list[Evaluation]:
     """The newest evaluation of each task; the test split before others."""
     newest: dict[str, Evaluation] = {}

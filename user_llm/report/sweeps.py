@@ -73,7 +73,8 @@ def load(folder: str) -> Sweep:
       continue
     run = runs_lib.load_run(workdir)
     if not run.evaluations:
-      unfinished.append(Unfinished(name=name, state=_state(run)))
+      state = f'{run.state}, not evaluated'
+      unfinished.append(Unfinished(name=name, state=state))
       continue
     identity = {k: v for k, v in bindings.items() if k != _SEED}
     runs.append(
@@ -103,10 +104,3 @@ def _read(path: pathlib.Path) -> tuple[dict[str, str], list[str]]:
         f'{path}: {", ".join(missing)} of "varying" are not in "bindings".'
     )
   return {name: str(value) for name, value in bindings.items()}, varying
-
-
-def _state(run: runs_lib.Run) -> str:
-  if (run.workdir / 'DONE').exists():
-    return 'trained, not evaluated'
-  steps = max((line['step'] for line in run.history), default=0)
-  return f'unfinished, at step {steps:,}'
