@@ -12,6 +12,8 @@ from user_llm import evaluate as evaluate_lib
 from user_llm import infer as infer_lib
 from user_llm import train as train_lib
 from user_llm.decoding import generate
+from user_llm.models import readers
+from user_llm.models import resampler
 
 
 @pytest.fixture(autouse=True)
@@ -35,13 +37,15 @@ def _parts(tmp_path_factory, tiny_dataset, tiny_vocabulary):
   return found
 
 
-def _arguments(parts, context_length):
+def _arguments(parts, context_length, **model_fields):
   """Of an entry function, with a decoder of that context; and evaluators."""
   objective = parts['objective']
   decoder = dataclasses.replace(
       objective.model.decoder, context_length=context_length
   )
-  model = dataclasses.replace(objective.model, decoder=decoder)
+  model = dataclasses.replace(
+      objective.model, decoder=decoder, **model_fields
+  )
   return {
       **parts,
       'objective': dataclasses.replace(objective, model=model),
@@ -77,6 +81,34 @@ def test_what_fits_is_what_is_read(parts):
         rf'{evaluator.dataset.name}: .* may have {longest} tokens, .* made for '
         rf'{longest - 1} .* PROMPT_TOKENS.* TEXT_LENGTH'
     )):
+      train_lib.check_evaluators([evaluator], objective, 8)
+
+
+@pytest.mark.parametrize(
+    ('made_by', 'user_tokens'),
+    [
+        (resampler.NoResamplerConfig(), small_user_llm.HISTORY_LENGTH),
+        (resampler.ResamplerConfig(num_latents=4), 4),
+        (resampler.LastEventConfig(), 1),
+    ],
+)
+def test_a_soft_prompt_takes_its_part(parts, made_by, user_tokens):
+  parts = parts['answers']
+  evaluator = parts['test_evaluators'][0]
+  needed = evaluator.num_tokens + 3 + user_tokens
+  for context_length in (needed, needed - 1):
+    objective = _arguments(
+        parts,
+        context_length,
+        resampler=made_by,
+        reader=readers.SoftPromptConfig(num_task_tokens=3),
+    )['objective']
+    if context_length == needed:
+      train_lib.check_evaluators([evaluator], objective, 8)
+      continue
+    with pytest.raises(
+        ValueError, match=f'the soft prompt before it {3 + user_tokens}, '
+    ):
       train_lib.check_evaluators([evaluator], objective, 8)
 
 

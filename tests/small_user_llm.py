@@ -17,13 +17,14 @@ from user_llm.data import pipeline
 from user_llm.data import vocabulary as vocabulary_lib
 from user_llm.objectives import conditioned_lm
 
-_ENCODER = '''
+HISTORY_LENGTH = 12
+_ENCODER = f'''
 include 'models/user_encoder.gin'
 ENCODER_LAYERS = 1
 ENCODER_DIM = 16
 ENCODER_HEADS = 2
 ENCODER_MLP_DIM = 16
-HISTORY_LENGTH = 12
+HISTORY_LENGTH = {HISTORY_LENGTH}
 NUM_STEPS = 200
 BATCH_SIZE = 8
 LEARNING_RATE = 1e-2

@@ -88,7 +88,10 @@ def infer(
   by_task = _by_task(evaluators, generation, workdir)
   asked = _read(input, by_task)
   for task in asked:
-    objective_lib.check_length(objective, by_task[task].num_tokens, task)
+    evaluator = by_task[task]
+    objective_lib.check_length(
+        objective, evaluator.num_tokens, task, evaluator.dataset.history_length
+    )
   device_mesh = mesh.make()
   params = restore.params(
       workdir=workdir,

@@ -78,7 +78,12 @@ class TextEvaluator:
   ) -> None:
     """See `evaluator.Evaluator.check`."""
     evaluator_lib.check_split(self.dataset, self.split, objective, batch_size)
-    objective_lib.check_length(objective, self.num_tokens, self.dataset.name)
+    objective_lib.check_length(
+        objective,
+        self.num_tokens,
+        self.dataset.name,
+        self.dataset.history_length,
+    )
 
   @property
   def num_tokens(self) -> int:

@@ -163,7 +163,9 @@ def _batch_spec(
   )
   if 'input_tokens' in batch_spec:
     num_tokens = batch_spec['input_tokens'].shape[-1]
-    objective_lib.check_length(objective, num_tokens, dataset.name)
+    objective_lib.check_length(
+        objective, num_tokens, dataset.name, dataset.history_length
+    )
   return batch_spec
 
 

@@ -22,6 +22,11 @@ class CrossAttentionReaderConfig:
   def make(self) -> nn.Module:
     return CrossAttentionReader()
 
+  def prefix_tokens(self, user_tokens: int) -> int:
+    """Places of the decoder's context that a user takes."""
+    del user_tokens  # They have an attention of their own.
+    return 0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SoftPromptConfig:
@@ -43,6 +48,10 @@ class SoftPromptConfig:
 
   def make(self) -> nn.Module:
     return SoftPrompt(self, name='soft_prompt')
+
+  def prefix_tokens(self, user_tokens: int) -> int:
+    """Places of the decoder's context that a user takes."""
+    return self.num_task_tokens + user_tokens
 
 
 class CrossAttentionReader(nn.Module):

@@ -37,6 +37,10 @@ class NoResamplerConfig:
   def make(self) -> nn.Module:
     return Identity()
 
+  def num_tokens(self, num_events: int) -> int:
+    """User tokens of so many events."""
+    return num_events
+
 
 class LastEvent(nn.Module):
   """One user token: what the encoder has read by the last event seen."""
@@ -62,6 +66,11 @@ class LastEventConfig:
 
   def make(self) -> nn.Module:
     return LastEvent()
+
+  def num_tokens(self, num_events: int) -> int:
+    """User tokens of so many events."""
+    del num_events
+    return 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +116,11 @@ class ResamplerConfig:
 
   def make(self) -> nn.Module:
     return PerceiverResampler(self)
+
+  def num_tokens(self, num_events: int) -> int:
+    """User tokens of so many events."""
+    del num_events
+    return self.num_latents
 
 
 class ResamplerBlock(nn.Module):

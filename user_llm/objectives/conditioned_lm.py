@@ -39,6 +39,13 @@ class ConditionedLM:
   def context_length(self) -> int:
     return self.model.decoder.context_length
 
+  def prefix_tokens(self, num_events: int) -> int:
+    """Tokens that a user of `num_events` takes of the decoder's context."""
+    if not self.model.has_user or not num_events:
+      return 0
+    tokens = self.model.resampler.num_tokens(num_events)
+    return self.model.reader.prefix_tokens(tokens)
+
   @property
   def batch_keys(self) -> tuple[str, ...]:
     return (

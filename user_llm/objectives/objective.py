@@ -29,7 +29,8 @@ class Objective(Protocol):
   Objectives are frozen dataclasses that gin builds. `batch_keys` and
   `predict_keys` name what a batch must have; the pipeline is checked against
   them at start-up. `context_length` is how many tokens a text may have, prompt
-  and answer; 0 is any number.
+  and answer; 0 is any number. One that has a limit also has
+  `prefix_tokens(num_events)`: how many of them a user of so many events takes.
   """
 
   batch_keys: tuple[str, ...]
@@ -48,22 +49,30 @@ class Objective(Protocol):
     """What the metrics of an evaluation need, [B, ...] each."""
 
 
-def check_length(objective: Objective, num_tokens: int, what: str) -> None:
+def check_length(
+    objective: Objective, num_tokens: int, what: str, num_events: int = 0
+) -> None:
   """Refuses texts that are longer than a model's context.
 
   Args:
     objective: Of the model.
     num_tokens: Of the longest prompt with its answer.
     what: Has them, for the error.
+    num_events: Of the longest history; 0: no user is read.
 
   Raises:
     ValueError: they are too many.
   """
-  if 0 < objective.context_length < num_tokens:
+  if not objective.context_length:
+    return
+  prefix = objective.prefix_tokens(num_events)
+  if objective.context_length < prefix + num_tokens:
+    soft_prompt = f', the soft prompt before it {prefix}' if prefix else ''
     raise ValueError(
-        f'{what}: a prompt with its answer may have {num_tokens} tokens, and '
-        f'the decoder was made for {objective.context_length} '
-        '(DecoderConfig.context_length, of its weights). Lower PROMPT_TOKENS, '
-        'the history that is told in the prompt, or TEXT_LENGTH (in infer '
-        'MAX_TOKENS), what an answer may have.'
+        f'{what}: a prompt with its answer may have {num_tokens} tokens'
+        f'{soft_prompt}, and the decoder was made for '
+        f'{objective.context_length} (DecoderConfig.context_length, of its '
+        'weights). Lower PROMPT_TOKENS, the history that is told in the prompt, '
+        'TEXT_LENGTH (in infer MAX_TOKENS), what an answer may have, or what '
+        'the soft prompt has (a resampler makes few tokens of many).'
     )
