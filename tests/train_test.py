@@ -67,8 +67,8 @@ def test_files(finished, tiny_dataset):
   assert info['num_params'] == info['num_trainable'] > 0
   assert {'seed', 'hardware', 'command', 'started', 'wall_secs'} <= info.keys()
   assert checkpoints.Checkpoints(str(finished)).steps() == [8, 12]
-  found = [path.name for path in (finished / 'eval' / 'tiny_events').iterdir()]
-  assert found == ['12-validation.json']
+  found = {path.name for path in (finished / 'eval' / 'tiny_events').iterdir()}
+  assert found == {'12-validation.json', '12-validation.npz'}
   assert list((finished / 'tensorboard').iterdir())
 
 
