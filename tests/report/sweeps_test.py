@@ -99,6 +99,11 @@ def test_main_effects(sweep):
   # Numbers by size, not as text.
   assert chart.index('>4<') < chart.index('>16<')
   assert effects.main_effects(table, macros, ['WIDTH']) is None
+  # A kind of run that has no such macro says nothing about it.
+  (row, *_) = macros
+  macros = {**macros, row: {'LEARNING_RATE': '0.5'}}
+  chart = effects.main_effects(table, macros, found.varying)
+  assert 'LEARNING_RATE' in chart and 'LORA_RANK' not in chart
 
 
 @pytest.mark.parametrize(

@@ -35,11 +35,15 @@ def row_macros(
 def main_effects(
     table: results.Table, macros: Macros, varying: Sequence[str]
 ) -> str | None:
-  """A dot a row by the values of each macro, and a line through their means."""
+  """A dot a row by the values of each macro, and a line through their means.
+
+  A macro that not all rows have tells kinds of runs apart; it has no effect.
+  """
   varying = [
       name
       for name in varying
-      if len({of_row.get(name) for of_row in macros.values()}) > 1
+      if all(name in of_row for of_row in macros.values())
+      and len({of_row[name] for of_row in macros.values()}) > 1
   ][:_MAX_AXES]
   if not varying:
     return None
@@ -47,12 +51,12 @@ def main_effects(
 
   def draw(axes: Sequence[matplotlib.axes.Axes]) -> None:
     for ax, name in zip(axes, varying):
-      values = sorted({m.get(name, '') for m in macros.values()}, key=_order)
+      values = sorted({m[name] for m in macros.values()}, key=_order)
       found = {
           value: [
               row.metrics[metric].mean
               for row, m in macros.items()
-              if m.get(name, '') == value
+              if m[name] == value
           ]
           for value in values
       }
