@@ -96,15 +96,23 @@ def attend(
   return out
 
 
+def segment_mask(segment_ids: jax.Array) -> jax.Array:
+  """bool[B, T, T]: same segment; 0 is padding.
+
+  Example: segment_ids [1, 1, 2] -> [[1, 1, 0], [1, 1, 0], [0, 0, 1]].
+  """
+  same = segment_ids[:, :, None] == segment_ids[:, None, :]
+  return same & (segment_ids[:, :, None] > 0)
+
+
 def causal_mask(positions: jax.Array, segment_ids: jax.Array) -> jax.Array:
   """bool[B, T, T]: same segment (0 is padding) and not later.
 
   Example: segment_ids [1, 1, 2], positions [0, 1, 0] ->
   [[1, 0, 0], [1, 1, 0], [0, 0, 1]].
   """
-  same = segment_ids[:, :, None] == segment_ids[:, None, :]
   not_later = positions[:, :, None] >= positions[:, None, :]
-  return same & not_later & (segment_ids[:, :, None] > 0)
+  return segment_mask(segment_ids) & not_later
 
 
 class Projections(nn.Module):

@@ -52,6 +52,8 @@ class UserEncoderConfig:
     rotary_base: Of the rotary positions.
     dropout_rate: On embeddings, attention and feed-forward outputs.
     fusion: Where the features of an event meet.
+    causal: Whether an event sees the earlier ones alone; False: all of its
+      user, for `objectives.cloze`.
   """
 
   schema: schema_lib.EventSchema
@@ -64,6 +66,7 @@ class UserEncoderConfig:
   rotary_base: float = 10_000.0
   dropout_rate: float = 0.1
   fusion: EarlyFusion | LateFusion = EarlyFusion()
+  causal: bool = True
 
   def __post_init__(self):
     for name in (
@@ -99,6 +102,20 @@ class UserEncoderConfig:
       raise ValueError(
           'UserEncoderConfig.fusion (FUSION) must be an EarlyFusion or a '
           f'LateFusion, not {self.fusion!r}.'
+      )
+    if not isinstance(self.causal, bool):
+      raise ValueError(
+          'UserEncoderConfig.causal must be True or False, not '
+          f'{self.causal!r}.'
+      )
+
+  def check_causal(self, what: str) -> None:
+    """Raises ValueError if events see later ones, which `what` must not."""
+    if not self.causal:
+      raise ValueError(
+          f'{what} needs a causal encoder: UserEncoderConfig.causal is False, '
+          'as for runs/pretrain_bert4rec.gin, and events would see what is to '
+          'be predicted.'
       )
 
   @property
@@ -142,7 +159,7 @@ class EncoderBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-  """Causal blocks between two norms: float [B, L, D] in and out."""
+  """Blocks between two norms: float [B, L, D] in and out."""
 
   config: UserEncoderConfig
 
@@ -237,7 +254,7 @@ class LateFusionEncoder(nn.Module):
 
 
 class UserEncoder(nn.Module):
-  """Causal Transformer over events (arXiv 2402.13598, section 3.1).
+  """Transformer over events (arXiv 2402.13598, section 3.1).
 
   Each feature of an event has an embedding; fused they are one output an event.
   A head per feature projects it back to the feature's embedding space, to be
@@ -280,17 +297,17 @@ class UserEncoder(nn.Module):
     Args:
       events: i32[B, L] ids of each modality, by its name.
       positions_BL: i32, from 0 in each segment.
-      segment_ids_BL: i32, from 1; 0 is padding. An event sees the earlier ones
-        of its own segment.
+      segment_ids_BL: i32, from 1; 0 is padding. An event sees its own segment
+        and, if the encoder is causal, nothing later.
 
     Returns:
       Float [B, L, D]: one embedding an event.
     """
-    x_BLD = self.fusion(
-        self.embedded(events),
-        positions_BL,
-        attention.causal_mask(positions_BL, segment_ids_BL),
-    )
+    if self.config.causal:
+      mask_BLL = attention.causal_mask(positions_BL, segment_ids_BL)
+    else:
+      mask_BLL = attention.segment_mask(segment_ids_BL)
+    x_BLD = self.fusion(self.embedded(events), positions_BL, mask_BLL)
     if self.is_initializing():
       for m in self.config.schema.modalities:
         self.head(x_BLD, m.name)

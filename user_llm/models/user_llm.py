@@ -63,6 +63,8 @@ class UserLLMConfig:
       value = getattr(self, name)
       if type(value).__name__ not in kind.split(' or '):
         raise ValueError(f'UserLLMConfig.{name} must be a {kind}: {value!r}.')
+    if self.has_user:
+      self.user_encoder.check_causal('UserLLMConfig')
 
   @property
   def has_user(self) -> bool:

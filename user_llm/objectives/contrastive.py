@@ -46,6 +46,7 @@ class Contrastive:
   context_length = 0
 
   def __post_init__(self):
+    self.model.user_encoder.check_causal('Contrastive')
     value = self.negatives_per_row
     if not isinstance(value, int) or value <= 0:
       raise ValueError(

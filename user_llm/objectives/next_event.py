@@ -32,6 +32,7 @@ class NextEvent:
   context_length = 0
 
   def __post_init__(self):
+    self.encoder.check_causal('NextEvent')
     for name in self.target_names:
       _ = self.encoder.schema[name]
     if 'item' not in self.target_names:

@@ -7,7 +7,7 @@ from user_llm.report import rows as rows_lib
 from user_llm.report import runs as runs_lib
 
 _ORDER = (
-    'user_llm', rows_lib.ENCODER_HEAD, 'dual_encoder',
+    'user_llm', rows_lib.ENCODER_HEAD, 'dual_encoder', 'bert4rec',
     *rows_lib.FLOORS, *rows_lib.CEILINGS,
 )
 # A suffix of another goes behind it.

@@ -19,7 +19,9 @@ FLOORS = (
     'most_frequent_category', 'most_frequent_answer', 'copy_title',
 )
 ENCODER_HEAD = 'encoder_head'
-_ORDER = ('user_llm', ENCODER_HEAD, 'dual_encoder', *FLOORS, *CEILINGS)
+_ORDER = (
+    'user_llm', ENCODER_HEAD, 'dual_encoder', 'bert4rec', *FLOORS, *CEILINGS
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

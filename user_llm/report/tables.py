@@ -9,6 +9,7 @@ MODEL_LABELS = {
     'user_llm': 'User-LLM (text)',
     'encoder_head': 'Encoder head',
     'dual_encoder': 'Dual encoder',
+    'bert4rec': 'BERT4Rec',
     'popularity': 'Popularity',
     'markov': 'Markov',
     'favourite_so_far': 'Favourite so far',
