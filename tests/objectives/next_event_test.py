@@ -1,5 +1,6 @@
 """Loss against numpy, ranks by hand, and learning one batch by heart."""
 
+import dataclasses
 import functools
 
 import jax
@@ -161,3 +162,29 @@ def test_keys():
 def test_errors(targets, message):
   with pytest.raises(ValueError, match=message):
     _objective(targets=targets)
+
+
+@pytest.mark.parametrize(
+    'fusion', [user_encoder.EarlyFusion(), user_encoder.LateFusion()]
+)
+def test_a_feature_that_is_only_predicted(fusion):
+  objective = _objective(fusion)
+  objective = dataclasses.replace(
+      objective,
+      encoder=dataclasses.replace(objective.encoder, inputs=('item',)),
+  )
+  assert 'user_genre' not in objective.batch_keys
+  batch = {key: _batch()[key] for key in objective.batch_keys}
+  params = partitioning.unbox(objective.init(jax.random.key(0), batch))
+  grads = jax.grad(lambda p: objective.loss(p, batch, None).total)(params)
+  grads = grads['user_encoder']
+  for name in ('item', 'genre'):
+    assert np.abs(grads[f'embeds_{name}']['table']).max() > 0
+    assert np.abs(grads[f'heads_{name}']['kernel']).max() > 0
+
+
+def test_items_must_be_read():
+  with pytest.raises(ValueError, match=r'INPUTS\) is .*genre.* must be None or'):
+    dataclasses.replace(_objective().encoder, inputs=('genre',))
+  with pytest.raises(ValueError, match="has no modality 'gnere'"):
+    dataclasses.replace(_objective().encoder, inputs=('item', 'gnere'))

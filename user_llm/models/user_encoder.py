@@ -43,6 +43,7 @@ class UserEncoderConfig:
 
   Attributes:
     schema: The modalities that it reads and predicts.
+    inputs: Those that it reads, 'item' among them; None: all.
     num_layers: Transformer blocks.
     embed_dim: Width D.
     num_heads: Attention heads; divides `embed_dim`.
@@ -57,6 +58,7 @@ class UserEncoderConfig:
   """
 
   schema: schema_lib.EventSchema
+  inputs: tuple[str, ...] | None = None
   num_layers: int = 6
   embed_dim: int = 128
   num_heads: int = 8
@@ -103,6 +105,13 @@ class UserEncoderConfig:
           'UserEncoderConfig.fusion (FUSION) must be an EarlyFusion or a '
           f'LateFusion, not {self.fusion!r}.'
       )
+    for name in self.input_names:
+      _ = self.schema[name]
+    if 'item' not in self.input_names:
+      raise ValueError(
+          f"UserEncoderConfig.inputs (INPUTS) is {self.inputs!r}; it must be "
+          "None or a tuple with 'item' in it."
+      )
     if not isinstance(self.causal, bool):
       raise ValueError(
           'UserEncoderConfig.causal must be True or False, not '
@@ -119,9 +128,14 @@ class UserEncoderConfig:
       )
 
   @property
+  def input_names(self) -> tuple[str, ...]:
+    """The modalities that are read."""
+    return self.schema.names if self.inputs is None else tuple(self.inputs)
+
+  @property
   def event_keys(self) -> tuple[str, ...]:
     """Batch keys of what `inputs` takes."""
-    names = tuple(f'user_{name}' for name in self.schema.names)
+    names = tuple(f'user_{name}' for name in self.input_names)
     return (*names, 'positions', 'segment_ids')
 
   def modality_dim(self, name: str) -> int:
@@ -199,7 +213,7 @@ class EarlyFusionEncoder(nn.Module):
       positions_BL: jax.Array,
       mask_BLL: jax.Array,
   ) -> jax.Array:
-    """The modalities' [B, L, E], in the schema's order -> [B, L, D]."""
+    """The [B, L, E] of `UserEncoderConfig.input_names` -> [B, L, D]."""
     x_BLD = self.projection(jnp.concatenate(features, axis=-1))
     return self.transformer(x_BLD, positions_BL, mask_BLL)
 
@@ -215,8 +229,8 @@ class LateFusionEncoder(nn.Module):
   def setup(self) -> None:
     config = self.config
     self.inputs = {
-        m.name: layers.Dense(config.embed_dim, ('features', 'embed'))
-        for m in config.schema.modalities
+        name: layers.Dense(config.embed_dim, ('features', 'embed'))
+        for name in config.input_names
     }
     self.transformers = nn.vmap(
         Transformer,
@@ -234,10 +248,10 @@ class LateFusionEncoder(nn.Module):
       positions_BL: jax.Array,
       mask_BLL: jax.Array,
   ) -> jax.Array:
-    """The modalities' [B, L, E], in the schema's order -> [M, B, L, D]."""
+    """The [B, L, E] of `UserEncoderConfig.input_names` -> [M, B, L, D]."""
     x_MBLD = jnp.stack([
         self.inputs[name](x_BLE)
-        for name, x_BLE in zip(self.config.schema.names, features)
+        for name, x_BLE in zip(self.config.input_names, features)
     ])
     return self.transformers(x_MBLD, positions_BL, mask_BLL)
 
@@ -282,8 +296,8 @@ class UserEncoder(nn.Module):
     }
 
   def embedded(self, events: dict[str, jax.Array]) -> list[jax.Array]:
-    """Float [B, L, E] of each modality, in the schema's order."""
-    names = self.config.schema.names
+    """Float [B, L, E] of each modality that is read."""
+    names = self.config.input_names
     return [self.embeds[name](events[name]) for name in names]
 
   def __call__(
@@ -295,7 +309,7 @@ class UserEncoder(nn.Module):
     """Encodes histories.
 
     Args:
-      events: i32[B, L] ids of each modality, by its name.
+      events: i32[B, L] ids of each modality that is read, by its name.
       positions_BL: i32, from 0 in each segment.
       segment_ids_BL: i32, from 1; 0 is padding. An event sees its own segment
         and, if the encoder is causal, nothing later.
@@ -329,5 +343,5 @@ def inputs(
     batch: Mapping[str, jax.Array], config: UserEncoderConfig
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
   """The arguments of `UserEncoder.__call__` in a batch."""
-  events = {name: batch[f'user_{name}'] for name in config.schema.names}
+  events = {name: batch[f'user_{name}'] for name in config.input_names}
   return events, batch['positions'], batch['segment_ids']

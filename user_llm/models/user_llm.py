@@ -75,11 +75,7 @@ class UserLLMConfig:
     """Batch keys that describe users."""
     if not self.has_user:
       return ()
-    names = self.user_encoder.schema.names
-    return (
-        *(f'user_{name}' for name in names),
-        'user_mask', 'positions', 'segment_ids', 'history_end',
-    )
+    return (*self.user_encoder.event_keys, 'user_mask', 'history_end')
 
 
 class UserLLM(nn.Module):

@@ -55,7 +55,7 @@ class Cloze:
 
   @property
   def batch_keys(self) -> tuple[str, ...]:
-    targets = tuple(f'target_{name}' for name in self.encoder.schema.names)
+    targets = tuple(f'target_{name}' for name in self.encoder.input_names)
     return (*targets, 'positions', 'segment_ids')
 
   @property
@@ -69,7 +69,7 @@ class Cloze:
   def _events(
       self, batch: objective_lib.Batch, prefix: str
   ) -> dict[str, jax.Array]:
-    names = self.encoder.schema.names
+    names = self.encoder.input_names
     return {name: batch[f'{prefix}_{name}'] for name in names}
 
   def init(

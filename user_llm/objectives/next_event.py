@@ -22,8 +22,8 @@ class NextEvent:
 
   Attributes:
     encoder: What to train.
-    targets: Modalities to predict, 'item' among them; None: all that the
-      encoder reads.
+    targets: Modalities to predict, 'item' among them; None: all of the
+      encoder's schema.
   """
 
   encoder: user_encoder.UserEncoderConfig
