@@ -165,6 +165,47 @@ def linear_cross_entropy(
   return token_losses(h_BLE, table_VE, targets_BL, (1, size)).total
 
 
+def sampled_cross_entropy(
+    h_BLE: jax.Array,
+    targets_BLE: jax.Array,
+    negatives_NE: jax.Array,
+    targets_BL: jax.Array,
+    negatives_N: jax.Array,
+    log_expected_N: jax.Array,
+) -> jax.Array:
+  """f32[], the sum of -log of e^target / (e^target + sum of the negatives).
+
+  The logits [B, L, N] are made again for the gradients.
+
+  Args:
+    h_BLE: Float.
+    targets_BLE: f32, the targets' rows of the table.
+    negatives_NE: f32, those of the negatives, the same for all targets.
+    targets_BL: i32 ids; 0 means no target here.
+    negatives_N: i32 ids; one that is the target is left out.
+    log_expected_N: f32, taken off the negatives' logits: of how often each is
+      among them in the mean.
+  """
+
+  @jax.checkpoint
+  def nats(h_BLE, targets_BLE, negatives_NE):
+    target_BL = jnp.einsum(
+        'BLE,BLE->BL', h_BLE, targets_BLE, preferred_element_type=jnp.float32
+    )
+    logits_BLN = jnp.einsum(
+        'BLE,NE->BLN', h_BLE, negatives_NE, preferred_element_type=jnp.float32
+    )
+    is_other_BLN = negatives_N != targets_BL[..., None]
+    others_BL = jax.nn.logsumexp(
+        logits_BLN - log_expected_N, axis=-1, where=is_other_BLN
+    )
+    return jnp.logaddexp(target_BL, others_BL) - target_BL
+
+  cast = lambda x: x.astype(h_BLE.dtype)
+  nats_BL = nats(h_BLE, cast(targets_BLE), cast(negatives_NE))
+  return jnp.sum(jnp.where(targets_BL > 0, nats_BL, 0))
+
+
 def targets_first(
     h_BLE: jax.Array, targets_BL: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

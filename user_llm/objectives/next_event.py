@@ -8,10 +8,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from user_llm import losses
 from user_llm.models import user_encoder
 from user_llm.objectives import objective as objective_lib
 from user_llm.objectives import ranking
+from user_llm.objectives import softmax
+
+_ALL = softmax.FullSoftmax()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,10 +26,14 @@ class NextEvent:
     encoder: What to train.
     targets: Modalities to predict, 'item' among them; None: all of the
       encoder's schema.
+    item_softmax: What the next item is told from in training.
   """
 
   encoder: user_encoder.UserEncoderConfig
   targets: tuple[str, ...] | None = None
+  item_softmax: softmax.FullSoftmax | softmax.SampledSoftmax = (
+      softmax.FullSoftmax()
+  )
 
   context_length = 0
 
@@ -82,11 +88,14 @@ class NextEvent:
       h_BLE, table_VE = self._module.apply(
           variables, x_BLD, name, method='head'
       )
-      sums[f'loss_{name}'] = losses.linear_cross_entropy(
+      candidates = self.item_softmax if name == 'item' else _ALL
+      sums[f'loss_{name}'] = candidates.total(
           h_BLE,
           table_VE,
           batch[f'target_{name}'],
           self.encoder.schema[name].size,
+          # Dropout takes the key itself.
+          None if rng is None else jax.random.fold_in(rng, 1),
       )
     weight = jnp.sum(batch['target_item'] > 0).astype(jnp.float32)
     return objective_lib.Loss(
