@@ -275,7 +275,7 @@ class Dataset:
       converter = feature_converters.ConditionedLMConverter(
           () if is_text else self.schema.names,
           label=None if train else self.asking.label,
-          history_as_text=self.history_as_text.max_tokens > 0,
+          history_as_text=self.history_as_text.tells,
           bos_id=self.tokenizer.bos_id,
       )
       targets = self.targets_per_example if train else 1

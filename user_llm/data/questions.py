@@ -6,6 +6,7 @@ import functools
 
 import tensorflow as tf
 
+from user_llm.data import label_counts
 from user_llm.data import prompts
 from user_llm.data import records
 from user_llm.data import token_tables
@@ -26,13 +27,27 @@ class TextPromptConfig:
     max_events: Events that are told at most; None: as many as fit.
     fields: Modalities and texts to tell of each event, in this order; none: all
       modalities.
+    summary_labels: Before the events, how often the most frequent genres or
+      categories are among all that may be seen; 0: nothing.
   """
 
   max_tokens: int = 0
   max_events: int | None = None
   fields: tuple[str, ...] = ()
+  summary_labels: int = 0
+
+  @property
+  def tells(self) -> bool:
+    """Whether there is anything before the question."""
+    return self.max_tokens > 0 or self.summary_labels > 0
 
   def __post_init__(self):
+    number = self.summary_labels
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+      raise ValueError(
+          'TextPromptConfig.summary_labels (SUMMARY_LABELS) is '
+          f'{number!r}; it must be a whole number of labels, 0 for no summary.'
+      )
     if not isinstance(self.max_tokens, int) or self.max_tokens < 0:
       raise ValueError(
           f'TextPromptConfig.max_tokens (PROMPT_TOKENS) is '
@@ -134,7 +149,14 @@ class Questions:
 
 
 class HistoryText:
-  """Histories as text: 'Heat (1995), Action Crime, 5; Casino (1995), ...;'."""
+  """Histories as text: 'Heat (1995), Action Crime, 5; Casino (1995), ...;'.
+
+  And before it, if asked, `label_counts.LabelCounts`.
+
+  Attributes:
+    max_tokens: Of the longest text.
+    fields: Modalities and texts that are read.
+  """
 
   def __init__(
       self,
@@ -143,15 +165,24 @@ class HistoryText:
       vocabulary: str,
   ):
     """Tokenises every value of the fields; none if no token may be used."""
-    self.max_tokens = config.max_tokens
+    self._events_tokens = self.max_tokens = config.max_tokens
     self._max_events = config.max_events
-    fields = config.fields or log.schema.names
-    self.fields = fields if config.max_tokens else ()
-    suffixes = [','] * (len(self.fields) - 1) + [';']
-    self._values = [
-        value_table(log, field, vocabulary, suffix)
-        for field, suffix in zip(self.fields, suffixes)
-    ]
+    fields = (config.fields or log.schema.names) if config.max_tokens else ()
+    suffixes = [','] * (len(fields) - 1) + [';']
+    self._values = {
+        field: value_table(log, field, vocabulary, suffix)
+        for field, suffix in zip(fields, suffixes)
+    }
+    self.fields = tuple(fields)
+    self._summary = None
+    if config.summary_labels:
+      self._summary = label_counts.LabelCounts(
+          log, config.summary_labels, vocabulary
+      )
+      self.max_tokens += self._summary.max_tokens
+      self.fields = tuple(
+          dict.fromkeys((*self.fields, self._summary.modality))
+      )
 
   def __call__(
       self,
@@ -170,16 +201,29 @@ class HistoryText:
 
     Returns:
       int32[N, (tokens)] for the N targets of all rows, at most `max_tokens`
-      each; and int32[N], how many events each is told.
+      each; and int32[N], how many events each is told one by one.
     """
-    if not self.fields:
+    if not self._values:
       none = tf.zeros_like(history_end.flat_values)
       empty = tf.RaggedTensor.from_row_lengths(tf.zeros([0], tf.int32), none)
-      return empty.with_row_splits_dtype(tf.int64), none
+      text, told = empty.with_row_splits_dtype(tf.int64), none
+    else:
+      text, told = self._last_events(values, history_end)
+    if self._summary is None:
+      return text, told
+    summary = self._summary(values[self._summary.modality], history_end)
+    return tf.concat([summary, text], axis=1), told
+
+  def _last_events(
+      self,
+      values: Mapping[str, tf.RaggedTensor],
+      history_end: tf.RaggedTensor,
+  ) -> tuple[tf.RaggedTensor, tf.Tensor]:
+    """See `__call__`, without the summary."""
     tokens = tf.concat(
         [
             tf.gather(table, values[field].flat_values)
-            for field, table in zip(self.fields, self._values)
+            for field, table in self._values.items()
         ],
         axis=1,
     )
@@ -190,7 +234,7 @@ class HistoryText:
     end = first + tf.cast(history_end.flat_values, tf.int64)
     stop = tf.gather(splits, end)
     earliest = tf.searchsorted(
-        splits, stop - self.max_tokens, out_type=tf.int64
+        splits, stop - self._events_tokens, out_type=tf.int64
     )
     begin = tf.maximum(first, earliest)
     if self._max_events is not None:

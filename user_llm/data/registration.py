@@ -65,7 +65,7 @@ def register(
     `<name>_text`.
   """
   schema = schema_lib.load_schema(data_dir=data_dir)
-  text_only = history_as_text.max_tokens > 0
+  text_only = history_as_text.tells
   names = []
   for task in tasks.TASKS:
     has_text = task != 'events'
