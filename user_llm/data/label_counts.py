@@ -18,7 +18,7 @@ _MAX_COUNT = 999
 
 
 class LabelCounts:
-  """'Drama 14, Comedy 9, Action 3, so far;': the most frequent labels with counts.
+  """The most frequent labels: "Drama 14, Comedy 9, Action 3, so far;".
 
   Labels that are as frequent go by their names. What no event has is not told,
   and of no event nothing.
