@@ -16,6 +16,7 @@ from launch import records
 from launch import snapshot
 from launch import spec as spec_lib
 from launch.backends import backend
+from launch.paper import command as paper
 from launch.sweep import command as sweep
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -31,6 +32,7 @@ _HELP = {
     'resume': 'submit a job of before again, from its last checkpoint',
     'doctor': 'check that a place to run is ready',
     'sweep': sweep.HELP,
+    'paper': paper.HELP,
 }
 
 
@@ -45,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       return _doctor(args, gin)
     if args.command == 'sweep':
       return sweep.run(args, gin)
+    if args.command == 'paper':
+      _no_macros(gin)
+      return paper.run(args)
     fixed = {}
     if args.command in spec_lib.MODES:
       fixed['mode'] = spec_lib.MODES[args.command]
@@ -78,12 +83,22 @@ def _parser() -> argparse.ArgumentParser:
       flags.add(sub)
     elif name == 'sweep':
       sweep.add_flags(sub)
+    elif name == 'paper':
+      paper.add_flags(sub)
     else:
       sub.add_argument('name', nargs='?' if name == 'status' else None)
     if name == 'logs':
       sub.add_argument('--rank', type=int, default=0)
       sub.add_argument('--follow', action='store_true')
   return parser
+
+
+def _no_macros(gin: Mapping[str, str]) -> None:
+  if gin:
+    raise ValueError(
+        f'--gin.{next(iter(gin))}: the macros of all runs are in the file that '
+        '--scale names; give one of yours.'
+    )
 
 
 def _with_code(

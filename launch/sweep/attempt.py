@@ -9,9 +9,7 @@ told to save and end, and then killed.
 import argparse
 from collections.abc import Sequence
 import json
-import os
 import pathlib
-import select
 import signal
 import subprocess
 import sys
@@ -19,6 +17,7 @@ import time
 
 from launch import entry
 from launch import exit_codes
+from launch import guard
 from launch.sweep import lease as lease_lib
 
 ATTEMPTS = 'attempts.jsonl'
@@ -39,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--beat_secs', type=float, required=True)
   parser.add_argument('--grace_secs', type=float, required=True)
   args = parser.parse_args(argv[:end])
-  # Only the worker decides; a signal to all processes of a job comes here too.
-  for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda *_: None)
+  guard.ignore_signals()
   trial = args.lease.parent
   start_secs = time.monotonic()
   with (trial / LOG).open('ab') as log:
@@ -77,7 +74,7 @@ def _wait(process: subprocess.Popen, args: argparse.Namespace) -> bool:
   beat_at, kill_at = 0.0, float('inf')
   while process.poll() is None:
     now = time.monotonic()
-    is_due = _is_alone()
+    is_due = guard.is_alone()
     if now >= beat_at:
       beat_at = now + args.beat_secs
       # Of another, if this machine was asleep for longer than a lease lasts.
@@ -86,34 +83,21 @@ def _wait(process: subprocess.Popen, args: argparse.Namespace) -> bool:
       else:
         is_due = True
     if is_due and kill_at == float('inf'):
-      _signal(process.pid, signal.SIGTERM)
+      guard.signal_group(process.pid, signal.SIGTERM)
       kill_at = now + args.grace_secs
     if now >= kill_at:
-      _signal(process.pid, signal.SIGKILL)
+      guard.signal_group(process.pid, signal.SIGKILL)
     time.sleep(_POLL_SECS)
   # What the command has started and left behind.
-  _signal(process.pid, signal.SIGKILL)
+  guard.signal_group(process.pid, signal.SIGKILL)
   return kill_at < float('inf')
-
-
-def _is_alone() -> bool:
-  """Whether the worker has closed its end of the pipe, or is gone."""
-  readable, _, _ = select.select([sys.stdin], [], [], 0)
-  return bool(readable) and not os.read(sys.stdin.fileno(), 1)
-
-
-def _signal(pid: int, number: int) -> None:
-  try:
-    os.killpg(pid, number)
-  except ProcessLookupError:
-    pass
 
 
 def kill_trainer(trial: pathlib.Path) -> None:
   """Of an attempt that was itself killed a moment ago, on this machine."""
   path = trial / _PID
   if path.is_file():
-    _signal(int(path.read_text(encoding='utf-8')), signal.SIGKILL)
+    guard.signal_group(int(path.read_text(encoding='utf-8')), signal.SIGKILL)
     path.unlink()
 
 

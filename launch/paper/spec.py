@@ -1,0 +1,211 @@
+"""What a table of the paper needs: runs, in order, from TOML files beside this.
+
+A scale says how large and how long everything is; its file may be the user's.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import difflib
+import pathlib
+import tomllib
+from typing import Any
+
+_HERE = pathlib.Path(__file__).resolve().parent
+_RUN_KEYS = ('gin', 'sizes', 'needs', 'macros', 'text', 'mode')
+_CHANGES = ('from', 'swap', 'more_gin', 'more_sizes')
+DECODER = 'DECODER'
+DECODER_CHECKPOINT = 'DECODER_CHECKPOINT'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """One command of `user_llm.main`.
+
+  Attributes:
+    name: Also of its folder.
+    gin: Files.
+    sizes: Sections of the scale.
+    needs: {macro: run whose workdir it is}.
+    macros: {macro: value}.
+    text: That the events must have; '': none.
+    mode: 'train' or 'cost'.
+  """
+
+  name: str
+  gin: tuple[str, ...]
+  sizes: tuple[str, ...]
+  needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  macros: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  text: str = ''
+  mode: str = 'train'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+  """A line of a table: a row of a run's evaluation."""
+
+  title: str
+  run: str
+  model: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+  """One table of the paper; without rows it is what a `cost` run wrote."""
+
+  name: str
+  title: str
+  tasks: tuple[str, ...] = ()
+  metrics: tuple[str, ...] = ()
+  rows: tuple[Row, ...] = ()
+  cost: str = ''
+
+  @property
+  def runs(self) -> tuple[str, ...]:
+    """Names of those it shows."""
+    return tuple(dict.fromkeys(row.run for row in self.rows)) or (self.cost,)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale:
+  """How large and how long.
+
+  Attributes:
+    name: Of the file.
+    decoder: gin file; 'models/decoder_pretrained.gin' needs --weights.
+    vocabulary_size: Pieces, of a decoder that is not pretrained.
+    seeds: Every run has each.
+    sections: {name: {macro: value}}.
+  """
+
+  name: str
+  decoder: str
+  vocabulary_size: int
+  seeds: tuple[int, ...]
+  sections: Mapping[str, Mapping[str, Any]]
+
+  @property
+  def is_pretrained(self) -> bool:
+    return 'pretrained' in self.decoder
+
+
+def scales() -> list[str]:
+  return sorted(path.stem for path in (_HERE / 'scales').glob('*.toml'))
+
+
+def load_scale(name: str) -> Scale:
+  """Reads a scale by its name, or a file of the user's.
+
+  Raises:
+    ValueError: naming the file and the key.
+  """
+  path = pathlib.Path(name)
+  if path.suffix != '.toml':
+    path = _HERE / 'scales' / f'{name}.toml'
+    if not path.is_file():
+      raise ValueError(
+          f'--scale={name}: one of {", ".join(scales())}, or a TOML file.'
+      )
+  values = _read(path)
+  sections = {k: v for k, v in values.items() if isinstance(v, dict)}
+  known = {'decoder_file': str, 'vocabulary_size': int, 'seeds': list}
+  wanted = {
+      section for run in load_runs().values() for section in run.sizes
+  }
+  for key, kind in known.items():
+    if not isinstance(values.get(key), kind):
+      raise ValueError(f'{path}: {key} must be given, a {kind.__name__}.')
+  for key in values:
+    names = wanted if key in sections else known
+    if key not in names:
+      raise ValueError(f'{path}: {key} is unknown.{_close(key, names)}')
+  missing = sorted(wanted - sections.keys())
+  if missing:
+    raise ValueError(f'{path}: section [{missing[0]}] is missing.')
+  if not values['seeds'] or not all(type(s) is int for s in values['seeds']):
+    raise ValueError(f'{path}: seeds must be whole numbers, one or more.')
+  return Scale(
+      name=path.stem,
+      decoder=values['decoder_file'],
+      vocabulary_size=values['vocabulary_size'],
+      seeds=tuple(values['seeds']),
+      sections=sections,
+  )
+
+
+def load_runs() -> dict[str, Run]:
+  """All runs by name, those before that others need or are made from."""
+  found: dict[str, Run] = {}
+  for name, values in _read(_HERE / 'tables.toml')['runs'].items():
+    unknown = values.keys() - {*_RUN_KEYS, *_CHANGES}
+    if unknown:
+      raise ValueError(f'[runs.{name}]: {", ".join(unknown)} is unknown.')
+    fields: dict[str, Any] = {}
+    if 'from' in values:
+      fields = dataclasses.asdict(found[values['from']])
+    fields |= {key: values[key] for key in _RUN_KEYS if key in values}
+    swap = values.get('swap', {})
+    gin = [swap.get(file, file) for file in fields['gin']]
+    fields |= {
+        'name': name,
+        'gin': (*gin, *values.get('more_gin', ())),
+        'sizes': (*fields['sizes'], *values.get('more_sizes', ())),
+    }
+    found[name] = Run(**fields)
+  return found
+
+
+def load_tables() -> dict[str, Table]:
+  tables = {}
+  for name, values in _read(_HERE / 'tables.toml')['tables'].items():
+    tables[name] = Table(
+        name=name,
+        title=values['title'],
+        tasks=tuple(values.get('task', ())),
+        metrics=tuple(values.get('metrics', ())),
+        rows=tuple(
+            Row(title=title, run=run, model=model)
+            for title, run, model in values.get('rows', ())
+        ),
+        cost=values.get('cost', ''),
+    )
+  return tables
+
+
+def published() -> dict[str, Any]:
+  """Others' numbers; see `published.toml`."""
+  return _read(_HERE / 'published.toml')
+
+
+def needed(names: Sequence[str], scale: Scale) -> list[Run]:
+  """The runs with all that they start from, in an order that can be run.
+
+  A pretrained decoder is no run of ours.
+  """
+  runs, found = load_runs(), {}
+
+  def add(name: str) -> None:
+    run = runs[name]
+    if scale.is_pretrained:
+      needs = {k: v for k, v in run.needs.items() if k != DECODER_CHECKPOINT}
+      run = dataclasses.replace(run, needs=needs)
+    for other in run.needs.values():
+      add(other)
+    gin = tuple(scale.decoder if f == DECODER else f for f in run.gin)
+    found.setdefault(name, dataclasses.replace(run, gin=gin))
+
+  for name in names:
+    add(name)
+  return list(found.values())
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return tomllib.loads(path.read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise ValueError(f'{path}: {error}') from error
+
+
+def _close(word: str, known: Sequence[str]) -> str:
+  close = difflib.get_close_matches(word, list(known), n=1)
+  return f' Did you mean {close[0]}?' if close else ''
