@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import ContextManager
+from typing import ContextManager, TextIO
 
 from launch import exit_codes
 from launch.paper import render
@@ -215,21 +215,26 @@ def _report(
   """The page with curves and bars of the runs that are done."""
   folders = [str(job.workdir) for job in jobs if job.is_done]
   if folders:
-    _step(
-        'user_llm.report',
-        '--workdirs', *folders, f'--output={path}', f'--title={title}',
-    )
+    with path.with_suffix('.log').open('w', encoding='utf-8') as log:
+      _step(
+          'user_llm.report',
+          '--workdirs', *folders, f'--output={path}', f'--title={title}',
+          output=log,
+      )
+    print(f'Report: {path}')
 
 
-def _step(module: str, *flags: str) -> None:
-  """Runs a command of ours whose output is shown.
+def _step(module: str, *flags: str, output: TextIO | None = None) -> None:
+  """Runs a command of ours; its output is shown, or goes into a file.
 
   Raises:
     ValueError: it has failed, and has said why.
   """
   argv = [sys.executable, '-m', module, *flags]
   environment = {'TF_CPP_MIN_LOG_LEVEL': '3', **os.environ}
-  code = subprocess.run(argv, check=False, env=environment).returncode
+  code = subprocess.run(
+      argv, check=False, env=environment, stdout=output
+  ).returncode
   if code:
     raise ValueError(
         f'{exit_codes.describe(exit_codes.of_process(code))}: '

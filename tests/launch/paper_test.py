@@ -93,7 +93,7 @@ def _evaluation(task, models, recall=0.25):
 @pytest.fixture(name='paper')
 def _paper(tmp_path, data, monkeypatch):
   """Runs the command; the vocabulary and the report are not made."""
-  monkeypatch.setattr(command, '_step', lambda *unused: None)
+  monkeypatch.setattr(command, '_step', lambda *unused, **output: None)
 
   def run(trainer, *flags, out='out'):
     argv = ['paper', f'--data={data}', f'--out={tmp_path / out}', *flags]
