@@ -19,7 +19,7 @@ class Model:
   def __init__(self, width=8):
     self.width = width
 
-def train(*, workdir, dry_run=False, steps=1, model=None, fail=None):
+def train(*, workdir, dry_run=False, topology=None, steps=1, model=None, fail=None):
   if fail == 'user':
     raise ValueError('STEPS must be positive; set --gin.STEPS=1 or more.')
   if fail == 'numpy':

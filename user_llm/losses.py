@@ -3,6 +3,9 @@
 Shapes: B batch, L length, E embedding, V vocabulary (padded).
 """
 
+from collections.abc import Iterator
+import contextlib
+import contextvars
 import functools
 from typing import NamedTuple
 
@@ -32,8 +35,23 @@ class TokenLosses(NamedTuple):
   correct: jax.Array
 
 
+_is_one_chunk = contextvars.ContextVar('is_one_chunk', default=False)
+
+
+@contextlib.contextmanager
+def one_chunk() -> Iterator[None]:
+  """All positions at once, for who counts what a step computes."""
+  token = _is_one_chunk.set(True)
+  try:
+    yield
+  finally:
+    _is_one_chunk.reset(token)
+
+
 def num_chunks(batch: int, length: int, vocab: int) -> int:
   """The fewest equal parts of `length` that are small enough."""
+  if _is_one_chunk.get():
+    return 1
   floats = max(CHUNK_FLOATS, CHUNK_POSITIONS * vocab)
   for chunks in range(1, length):
     if length % chunks == 0 and batch * (length // chunks) * vocab <= floats:

@@ -21,6 +21,7 @@ import tempfile
 
 from user_llm import distributed
 from user_llm import host_memory
+from user_llm import topologies
 from user_llm import user_errors
 
 # Exit code of a run that would end so again.
@@ -56,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   try:
     _prepare_environment()
+    if getattr(args, 'topology', None) is not None:
+      if not args.dry_run:
+        raise ValueError('--topology goes with --dry_run: add it.')
+      topologies.prepare(args.topology)
     is_writer = distributed.initialize()
     _run(args, overrides, is_writer)
   except FloatingPointError as error:
@@ -105,6 +110,11 @@ def _parser() -> argparse.ArgumentParser:
           action='store_true',
           help='print parameters, shapes and memory, then exit',
       )
+      sub.add_argument(
+          '--topology',
+          help='with --dry_run: accelerators to compile for, such as v5e-16, '
+          'which need not be here',
+      )
     if mode == 'check':
       sub.add_argument('--input', required=True, help='variants, JSONL')
       sub.add_argument('--output', required=True, help='file to write')
@@ -147,7 +157,7 @@ def _run(
   if is_train:
     _check_resumable(workdir, gin_utils.config_text())
   if is_train and args.dry_run:
-    entry(**arguments)
+    entry(**arguments, topology=args.topology)
     return
   with (
       _saved_config(workdir, gin_utils.config_text())

@@ -65,9 +65,14 @@ class MeshConfig:
             f'MeshConfig.{name} must be a positive integer, not {size!r}.'
         )
 
-  def make(self) -> jax.sharding.Mesh:
-    """The mesh over all devices; raises ValueError where sizes do not fit."""
-    num_devices = jax.device_count()
+  def make(self, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
+    """The mesh over devices, by default all of this job.
+
+    Raises:
+      ValueError: the sizes do not fit.
+    """
+    devices = jax.devices() if devices is None else devices
+    num_devices = len(devices)
     data = self.data
     if data == -1:
       data = max(num_devices // (self.replica * self.model), 1)
@@ -75,11 +80,13 @@ class MeshConfig:
     if math.prod(sizes) != num_devices:
       raise ValueError(
           f'MeshConfig {dict(zip(MESH_AXES, sizes))} needs '
-          f'{math.prod(sizes)} devices and there are {num_devices}.'
+          f'{math.prod(sizes)} devices and there are {num_devices}: replica x '
+          'data x model must be that; data=-1 takes what is left.'
       )
     return jax.make_mesh(
         sizes,
         MESH_AXES,
+        devices=devices,
         # The default is Explicit, under which linen's modules do not work.
         axis_types=(jax.sharding.AxisType.Auto,) * len(sizes),
     )

@@ -15,6 +15,7 @@ from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import preemption
 from user_llm import run_logging
+from user_llm import topologies
 from user_llm import train_state
 from user_llm import trainer as trainer_lib
 from user_llm.data import pipeline
@@ -42,6 +43,7 @@ def train(
     eval_every_steps: int = 0,
     save_every_steps: int = 500,
     dry_run: bool = False,
+    topology: str | None = None,
     check: bool = False,
 ) -> None:
   """Trains until `num_steps`, from the workdir's last checkpoint if it has one.
@@ -68,6 +70,8 @@ def train(
     eval_every_steps: Between evaluations; 0: only at the end.
     save_every_steps: Between checkpoints; the last step is always saved.
     dry_run: Print parameters, shapes and memory, then return.
+    topology: With `dry_run`, of `topologies.TOPOLOGIES`: the devices to compile
+      for; None: those of this machine.
     check: See that all of it fits together, compile nothing, then return.
 
   Raises:
@@ -82,23 +86,24 @@ def train(
       SAVE_EVERY_STEPS=save_every_steps,
   )
   _check_integers(0, SEED=seed, EVAL_EVERY_STEPS=eval_every_steps)
-  device_mesh = mesh.make()
+  device_mesh = mesh.make(topology and topologies.devices(topology))
   _check_divisible(batch_size, device_mesh, num_microbatches)
   batch_spec = _batch_spec(objective, dataset, batch_size)
-  trainer = trainer_lib.Trainer(
-      objective=objective,
-      optimizer=optimizer.make(num_steps),
-      mesh=device_mesh,
-      trainable=trainable,
-      num_microbatches=num_microbatches,
-      seed=seed,
-  )
+  with jax.set_mesh(device_mesh):
+    trainer = trainer_lib.Trainer(
+        objective=objective,
+        optimizer=optimizer.make(num_steps),
+        mesh=device_mesh,
+        trainable=trainable,
+        num_microbatches=num_microbatches,
+        seed=seed,
+    )
   check_evaluators(evaluators, objective, batch_size)
   if check:
     trainer.trace_step(batch_spec)
     return
   if dry_run:
-    dry_run_lib.report(trainer, batch_spec)
+    dry_run_lib.report(trainer, batch_spec, topology)
     return
 
   checkpoints = checkpoints_lib.Checkpoints(workdir)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from user_llm import flops
+from user_llm import losses
 from user_llm import partitioning
 from user_llm import train_state
 from user_llm.models import layers
@@ -156,6 +158,15 @@ class Trainer:
     state = self.abstract_state(batch_spec)
     with jax.set_mesh(self.mesh):
       jax.eval_shape(self._step, state, self._abstract_batch(batch_spec))
+
+  def step_flops(self, batch_spec: Mapping[str, Any]) -> int:
+    """Of the matrix products of a step, over all devices; compiles nothing."""
+    state = self.abstract_state(batch_spec)
+    # The loop over chunks of the vocabulary does not say how often it runs.
+    with jax.set_mesh(self.mesh), losses.one_chunk():
+      return flops.matmul_flops(
+          self._step, state, self._abstract_batch(batch_spec)
+      )
 
   def _abstract_batch(
       self, batch_spec: Mapping[str, Any]

@@ -20,8 +20,13 @@ kernel_init = nn.initializers.variance_scaling(
 
 
 def compute_dtype() -> jnp.dtype:
-  """bfloat16 where the device has it, float32 on CPU: decided only here."""
-  return jnp.dtype('float32' if jax.default_backend() == 'cpu' else 'bfloat16')
+  """bfloat16 where the device has it, float32 on CPU: decided only here.
+
+  The device is that of the mesh, which may be of a machine that is not here.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  platform = device.platform if device else jax.default_backend()
+  return jnp.dtype('float32' if platform == 'cpu' else 'bfloat16')
 
 
 class Dense(nn.Module):
