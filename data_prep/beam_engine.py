@@ -19,8 +19,8 @@ import dataclasses
 import functools
 import io
 import itertools
+import json
 import pathlib
-import pickle
 from typing import Any
 
 import apache_beam as beam
@@ -37,7 +37,7 @@ from data_prep import progress
 from data_prep import raw as raw_lib
 from data_prep import writing
 
-_RAW_FILE = 'raw.pickle'
+_RAW_FILE = 'raw.json'
 _DUPLICATES = 'duplicates'
 _Step = dict[str, Any]
 
@@ -128,8 +128,8 @@ class _Preparation:
           with path.open('rb') as handle:
             name = path.relative_to(folder).as_posix()
             beam_work.publish(f'{directory}/{name}', handle)
-      pickled = io.BytesIO(pickle.dumps(raw))
-      beam_work.publish(f'{directory}/{_RAW_FILE}', pickled)
+      text = json.dumps(raw.to_json()).encode()
+      beam_work.publish(f'{directory}/{_RAW_FILE}', io.BytesIO(text))
       return {
           'columns': pq.read_schema(parts[0]).names if parts else [],
           'events': raw.events.relative_to(folder).as_posix(),
@@ -137,7 +137,8 @@ class _Preparation:
       }
 
     written = self._work.stage('parse', build)
-    raw = pickle.loads(beam_work.read(self._work.path('parse', _RAW_FILE)))
+    text = beam_work.read(self._work.path('parse', _RAW_FILE))
+    raw = raw_lib.RawDataset.from_json(json.loads(text))
     items = scratch / raw.items.name
     beam_work.fetch(self._work.path('parse', written['items']), items)
     raw = dataclasses.replace(raw, items=items)

@@ -209,7 +209,7 @@ class _WriteShard(beam.DoFn):
         **{f'text:{name}': counts for name, counts in texts.counts.items()},
     }
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, allow_pickle=False, **arrays)
     buffer.seek(0)
     beam_work.publish(_arrays_path(self._directory, shard), buffer)
 
@@ -228,7 +228,7 @@ class Shards:
   def _load(self) -> Iterator[dict[str, np.ndarray]]:
     for shard in range(self._encoder.num_shards):
       data = beam_work.read(_arrays_path(self._directory, shard))
-      with np.load(io.BytesIO(data)) as arrays:
+      with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         yield dict(arrays)
 
   def __iter__(self) -> Iterator[encoding.Histories]:

@@ -71,6 +71,21 @@ class Rejects:
         shown['row'] = row[:_SHOWN_CHARACTERS]
       self._shown.append(shown)
 
+  def to_json(self) -> dict[str, Any]:
+    """For `from_json`."""
+    counts = [[*key, count] for key, count in self._counts.items()]
+    return {'counts': counts, 'shown': self._shown}
+
+  @classmethod
+  def from_json(cls, fields: Mapping[str, Any]) -> 'Rejects':
+    """Those that `to_json` gave."""
+    rejects = cls()
+    rejects._counts.update(
+        {tuple(key): count for *key, count in fields['counts']}
+    )
+    rejects._shown += fields['shown']
+    return rejects
+
   def merge(self, other: 'Rejects') -> None:
     """Adds those of other files."""
     self._counts.update(other._counts)
@@ -189,6 +204,33 @@ class RawDataset:
   texts: tuple[str, ...] = ()
   user_key_id: str | None = None
   extra_files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  def to_json(self) -> dict[str, Any]:
+    """For `from_json`, all but the files."""
+    fields = {
+        field.name: getattr(self, field.name)
+        for field in dataclasses.fields(self)
+    }
+    return fields | {
+        'events': str(self.events),
+        'items': str(self.items),
+        'rejects': self.rejects.to_json(),
+        'modalities': [dataclasses.asdict(m) for m in self.modalities],
+        'sources': dict(self.sources),
+        'extra_files': dict(self.extra_files),
+    }
+
+  @classmethod
+  def from_json(cls, fields: Mapping[str, Any]) -> 'RawDataset':
+    """What `to_json` gave, there and back through JSON."""
+    return cls(**{
+        **fields,
+        'events': pathlib.Path(fields['events']),
+        'items': pathlib.Path(fields['items']),
+        'rejects': Rejects.from_json(fields['rejects']),
+        'modalities': tuple(RawModality(**m) for m in fields['modalities']),
+        'texts': tuple(fields['texts']),
+    })
 
   @property
   def parse_step(self) -> dict[str, Any]:

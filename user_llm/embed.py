@@ -99,6 +99,7 @@ def embed(
   with requests_lib.whole_file(output) as file:
     np.savez(
         file,
+        allow_pickle=False,
         user=np.array([request.user for request in requests]),
         embedding=sequence[np.arange(len(length)), length - 1],
         sequence=sequence,

@@ -1,5 +1,8 @@
 """Tests of what readers give to the engine."""
 
+import dataclasses
+import json
+
 from data_prep import raw
 import polars as pl
 import pytest
@@ -52,3 +55,31 @@ def test_parts_are_in_order(tmp_path):
   assert parts.num_events == 3
   with pytest.raises(AssertionError):
     parts.write(block(7))
+
+
+def test_a_dataset_goes_through_json(tmp_path):
+  rejects = raw.Rejects()
+  for line in range(3):
+    rejects.add(
+        'events', file='a.csv', line=line, reason='no "item"', row='ü,\x00'
+    )
+  rejects.add('items', file='b', line=1, reason='empty')
+  before = raw.RawDataset(
+      name='x',
+      events=tmp_path / 'events',
+      items=tmp_path / 'items.parquet',
+      rejects=rejects,
+      num_event_rows=10,
+      num_item_rows=2,
+      sources={'a.csv': {'sha256': 'ab', 'bytes': 7}},
+      label_name='genre',
+      modalities=(raw.RawModality(name='seconds', num_buckets=4),),
+      texts=('review',),
+      extra_files={'note.txt': 'ö'},
+  )
+  fields = json.loads(json.dumps(before.to_json()))
+  after = raw.RawDataset.from_json(fields)
+  for kind in ('events', 'items'):
+    assert after.rejects.counts(kind) == before.rejects.counts(kind)
+  assert list(after.rejects.shown()) == list(before.rejects.shown())
+  assert dataclasses.replace(after, rejects=rejects) == before
