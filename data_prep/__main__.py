@@ -12,6 +12,7 @@ from data_prep.commands import movielens
 from data_prep.commands import sequences
 from data_prep.commands import synthetic
 from data_prep.commands import table
+from data_prep.commands import verify
 
 # Each adds its flags; what it needs is loaded when it runs, so that --help
 # is quick.
@@ -24,6 +25,7 @@ _COMMANDS = (
     synthetic,
     download,
     forget,
+    verify,
 )
 
 

@@ -20,6 +20,7 @@ from data_prep import privacy
 from data_prep import progress
 from data_prep import splits
 from data_prep import writing
+from user_llm.data import manifest as manifest_lib
 from user_llm.data import schema
 
 _UNCHANGED = ('catalogue counts', 'cleaning', 'data card', 'ids')
@@ -79,10 +80,7 @@ def _key_name(key_id: str | None) -> str:
 def load_manifest(dataset: pathlib.Path) -> dict[str, Any]:
   """The manifest of a dataset that this code can change."""
   schema.load_schema(data_dir=str(dataset))
-  path = dataset / schema.MANIFEST_FILE
-  if not path.is_file():
-    raise ValueError(f'{path} does not exist: {dataset} is not whole.')
-  return json.loads(path.read_text(encoding='utf-8'))
+  return manifest_lib.load(str(dataset))
 
 
 def forget(dataset: pathlib.Path, users: Collection[str]) -> Forgotten:
@@ -161,16 +159,11 @@ def _write_others(
 def _shards(
     dataset: pathlib.Path, manifest: dict[str, Any]
 ) -> list[pathlib.Path]:
-  names = [name for name in manifest['files'] if '.tfrecord-' in name]
-  paths = [dataset / name for name in sorted(names)]
-  for path in paths:
-    num_bytes = manifest['files'][path.name]['bytes']
-    if not path.is_file() or path.stat().st_size != num_bytes:
-      raise ValueError(
-          f'{path} is not the file of {num_bytes} bytes that '
-          f'{schema.MANIFEST_FILE} lists; nothing is changed.'
-      )
-  return paths
+  names = manifest_lib.record_files(manifest)
+  damages = manifest_lib.differences(str(dataset), manifest, names)
+  if damages:
+    raise ValueError(manifest_lib.damage_text(str(dataset), damages))
+  return [dataset / name for name in names]
 
 
 def _records(tf: Any, path: pathlib.Path) -> Iterator[tuple[bytes, Any]]:

@@ -17,7 +17,7 @@ from data_prep import privacy
 from data_prep import raw
 from data_prep import rows
 from data_prep import sources
-from data_prep import writing
+from user_llm.data import manifest as manifest_lib
 
 # The first file is what tells a layout with a missing file from another one.
 LAYOUTS = {
@@ -93,7 +93,7 @@ def read(
     described = {ratings_file: ratings.source}
     for other in (movies_file, *LAYOUTS[layout][2:]):
       described[other] = {
-          'sha256': writing.sha256_of(files[other]),
+          'sha256': manifest_lib.sha256_of(files[other]),
           'bytes': files[other].stat().st_size,
       }
   items = scratch / 'items.parquet'

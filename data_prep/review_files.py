@@ -19,7 +19,7 @@ from data_prep import privacy
 from data_prep import progress
 from data_prep import raw
 from data_prep import review_layouts
-from data_prep import writing
+from user_llm.data import manifest as manifest_lib
 
 # Below it, starting processes takes longer than the work.
 _LEAST_PARALLEL_BYTES = 32 << 20
@@ -206,7 +206,7 @@ def _parse(job: _Job, advance: Callable[[int], None]) -> _Report:
     advance(block.file_bytes - done_bytes)
     done_bytes = block.file_bytes
   source = {
-      'sha256': writing.sha256_of(job.path),
+      'sha256': manifest_lib.sha256_of(job.path),
       'bytes': job.path.stat().st_size,
       'layout': job.layout.name,
       **counts,

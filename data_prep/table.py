@@ -13,7 +13,7 @@ from data_prep import raw
 from data_prep import table_columns
 from data_prep import table_description
 from data_prep import table_files
-from data_prep import writing
+from user_llm.data import manifest as manifest_lib
 
 
 def read(
@@ -187,4 +187,4 @@ class _Reader:
 
 
 def _source(path: pathlib.Path) -> dict[str, str | int]:
-  return {'sha256': writing.sha256_of(path), 'bytes': path.stat().st_size}
+  return {'sha256': manifest_lib.sha256_of(path), 'bytes': path.stat().st_size}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -16,6 +15,7 @@ import polars as pl
 from data_prep import encoding
 from data_prep import progress
 from data_prep import raw as raw_lib
+from user_llm.data import manifest as manifest_lib
 from user_llm.data import schema
 
 REJECTS_FILE = 'rejects.jsonl'
@@ -231,7 +231,7 @@ def write_manifest(
   with progress.stage('checksums'):
     files = {
         path.name: {
-            'sha256': sha256_of(path),
+            'sha256': manifest_lib.sha256_of(path),
             'bytes': path.stat().st_size,
         }
         for path in sorted(directory.iterdir())
@@ -245,8 +245,3 @@ def write_manifest(
       text + '\n', encoding='utf-8', newline='\n'
   )
   return manifest
-
-
-def sha256_of(path: pathlib.Path) -> str:
-  with path.open('rb') as handle:
-    return hashlib.file_digest(handle, 'sha256').hexdigest()

@@ -85,13 +85,15 @@ def test_data_imports_no_model_code():
     assert not {n for n in names if _starts_with(n, 'flax', 'optax')}, path
 
 
-def test_data_prep_knows_only_the_schema():
+def test_data_prep_knows_only_the_schema_and_the_manifest():
   for path in _files('data_prep'):
     foreign = {
         name
         for name in _imports(path)
         if _starts_with(name, 'user_llm')
-        and not _starts_with(name, 'user_llm.data.schema')
+        and not _starts_with(
+            name, 'user_llm.data.schema', 'user_llm.data.manifest'
+        )
     }
     assert not foreign, path
   assert not _importers('user_llm', 'data_prep')

@@ -1,6 +1,6 @@
 """Writes small prepared datasets directly, without `data_prep`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import hashlib
 import json
@@ -181,20 +181,37 @@ def write_dataset(
           'count': int(counts[i]),
       }
       out.write(json.dumps(line) + '\n')
-  manifest = {
+  _write_manifest(root, {
       'name': name,
       'format_version': schema_lib.FORMAT_VERSION,
       'counts': {
           'users': len(users), 'items': num_items, 'events': int(counts.sum())
       },
       'splits': _splits(users),
-      'files': {
-          path.name: {
-              'bytes': path.stat().st_size,
-              'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
-          }
-          for path in sorted(root.iterdir())
-      },
-  }
-  (root / schema_lib.MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
+  })
   return str(root)
+
+
+def _write_manifest(root: pathlib.Path, sections: dict) -> None:
+  files = {
+      path.name: {
+          'bytes': path.stat().st_size,
+          'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
+      }
+      for path in sorted(root.iterdir())
+      if path.name != schema_lib.MANIFEST_FILE
+  }
+  (root / schema_lib.MANIFEST_FILE).write_text(
+      json.dumps({**sections, 'files': files}, indent=1)
+  )
+
+
+def change_schema(
+    root: pathlib.Path, change: Callable[[dict], dict]
+) -> None:
+  """Makes another, whole dataset: `change` gives new values of fields."""
+  path = root / schema_lib.SCHEMA_FILE
+  raw = json.loads(path.read_text())
+  path.write_text(json.dumps(raw | change(raw)))
+  manifest = json.loads((root / schema_lib.MANIFEST_FILE).read_text())
+  _write_manifest(root, manifest)

@@ -1,5 +1,4 @@
 import collections
-import json
 import pathlib
 import re
 
@@ -20,8 +19,7 @@ def _epoch(dataset):
 
 def _without_texts(tmp_path):
   root = pathlib.Path(fixtures.write_dataset(tmp_path / 'plain'))
-  path = root / 'schema.json'
-  path.write_text(json.dumps(json.loads(path.read_text()) | {'texts': []}))
+  fixtures.change_schema(root, lambda _: {'texts': []})
   return str(root)
 
 

@@ -230,8 +230,8 @@ def test_identity_and_fingerprint(make):
   assert dataset.identity['catalogue'] == (
       hashlib.sha256(catalogue.read_bytes()).hexdigest()[:16]
   )
-  assert set(dataset.identity) == {'catalogue', 'vocabulary'}
-  assert set(make('events').identity) == {'catalogue'}
+  assert set(dataset.identity) == {'catalogue', 'events', 'vocabulary'}
+  assert set(make('events').identity) == {'catalogue', 'events'}
   assert dataset.name == 'tiny_next_item'
   assert make('events').fingerprint == dataset.fingerprint
 
@@ -278,10 +278,9 @@ def test_bad_data(make, task, settings, split, message):
 
 def test_favourite_genre_needs_genres(tmp_path, tiny_vocabulary):
   root = pathlib.Path(fixtures.write_dataset(tmp_path / 'plain'))
-  path = root / 'schema.json'
-  raw = json.loads(path.read_text())
-  raw['modalities'] = raw['modalities'][:1]
-  path.write_text(json.dumps(raw))
+  fixtures.change_schema(
+      root, lambda raw: {'modalities': raw['modalities'][:1]}
+  )
   dataset = pipeline.Dataset(
       data_dir=str(root),
       task='favourite_genre',

@@ -113,7 +113,10 @@ def test_counts_that_are_not_the_manifests(copied):
 
 
 def test_ids_past_the_schema(copied):
-  path = copied / 'schema.json'
-  path.write_text(path.read_text().replace('"size": 41', '"size": 20'))
+  def change(raw):
+    raw['modalities'][0]['size'] = 20
+    return raw
+
+  fixtures.change_schema(copied, change)
   with pytest.raises(ValueError, match="ids of 'item'"):
     records.load_events(str(copied))

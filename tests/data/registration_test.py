@@ -1,7 +1,6 @@
 """Tasks and mixtures in seqio's registry."""
 
 import collections
-import json
 import pathlib
 
 import numpy as np
@@ -70,10 +69,9 @@ def test_registered_examples_converted_are_the_trainers(make, registered, task):
 
 def test_what_a_dataset_lacks_is_not_registered(tmp_path, tiny_vocabulary):
   root = pathlib.Path(fixtures.write_dataset(tmp_path / 'd', name='plain'))
-  path = root / 'schema.json'
-  raw = json.loads(path.read_text()) | {'texts': []}
-  raw['modalities'] = raw['modalities'][:1]
-  path.write_text(json.dumps(raw))
+  fixtures.change_schema(
+      root, lambda raw: {'texts': [], 'modalities': raw['modalities'][:1]}
+  )
   names = registration.register(
       data_dir=str(root), history_length=4, vocabulary=tiny_vocabulary
   )
@@ -109,9 +107,9 @@ def test_a_mixture_over_datasets_is_of_text(
     tmp_path, tiny_dataset, tiny_vocabulary
 ):
   books = fixtures.write_dataset(tmp_path / 'books', name='books')
-  path = pathlib.Path(books) / 'schema.json'
-  raw = json.loads(path.read_text()) | {'item_noun': 'book'}
-  path.write_text(json.dumps(raw))
+  fixtures.change_schema(
+      pathlib.Path(books), lambda _: {'item_noun': 'book'}
+  )
   for data_dir in (tiny_dataset, books):
     names = registration.register(
         data_dir=data_dir,

@@ -8,7 +8,6 @@ on any number of hosts, and each step is done for the whole batch at once.
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
-import hashlib
 import pathlib
 
 import numpy as np
@@ -21,6 +20,7 @@ from user_llm.data import batching
 from user_llm.data import examples
 from user_llm.data import feature_converters
 from user_llm.data import lm_texts
+from user_llm.data import manifest as manifest_lib
 from user_llm.data import mixture
 from user_llm.data import order as order_lib
 from user_llm.data import questions
@@ -137,15 +137,16 @@ class Dataset:
 
   @functools.cached_property
   def identity(self) -> dict[str, str]:
-    """Digests of what a checkpoint's ids mean."""
+    """Digests of the events, and of what a checkpoint's ids mean."""
+    manifest = manifest_lib.load(self.data_dir)
     catalogue = pathlib.Path(self.data_dir) / schema_lib.CATALOGUE_FILE
-    digest = hashlib.sha256(catalogue.read_bytes()).hexdigest()[:16]
-    if self.vocabulary is None:
-      return {'catalogue': digest}
-    return {
-        'catalogue': digest,
-        'vocabulary': vocabulary_lib.fingerprint(self.tokenizer),
+    found = {
+        'catalogue': manifest_lib.sha256_of(catalogue)[:16],
+        'events': manifest_lib.records_digest(manifest),
     }
+    if self.vocabulary is not None:
+      found['vocabulary'] = vocabulary_lib.fingerprint(self.tokenizer)
+    return found
 
   @functools.cached_property
   def tokenizer(self) -> seqio.Vocabulary:

@@ -5,17 +5,17 @@ offsets[u] .. offsets[u + 1] - 1, oldest first. Windows are cut from these
 arrays when a batch is read; nothing is stored per example.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
+from user_llm.data import manifest as manifest_lib
 from user_llm.data import schema as schema_lib
 
 # TensorFlow only feeds; the accelerator's memory belongs to JAX.
@@ -88,8 +88,8 @@ class EventLog:
     Raises:
       ValueError: There are not. A rule that the manifest does not know passes.
     """
-    root = pathlib.Path(self.data_dir)
-    want = _manifest(root)['splits'].get(rule.name, {})
+    manifest = manifest_lib.load(self.data_dir)
+    want = manifest['splits'].get(rule.name, {})
     for split in {'train', 'validation', 'test'} & want.keys():
       first, stop = self.label_bounds(rule, split)
       found = int((stop - first).sum())
@@ -117,41 +117,32 @@ class EventLog:
     return _load_texts(self.data_dir, name)
 
 
-def _manifest(root: pathlib.Path) -> dict[str, Any]:
-  path = root / schema_lib.MANIFEST_FILE
-  if not path.is_file():
+def _shards(root: str, manifest: Mapping[str, Any]) -> list[str]:
+  names = manifest_lib.record_files(manifest)
+  return [str(pathlib.Path(root) / name) for name in names]
+
+
+@contextlib.contextmanager
+def _readable(paths: Sequence[str]) -> Iterator[None]:
+  """Names the record file that TensorFlow finds damaged."""
+  try:
+    yield
+  except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+    path = next((path for path in paths if _is_damaged(path)), paths[0])
     raise ValueError(
-        f'{path} does not exist: the preparation did not finish. Run '
-        '`python -m data_prep` again.'
-    )
-  return json.loads(path.read_text())
+        f'Record file {path} (or a later one) is damaged: its size is right, '
+        f'and its bytes are not ({error.message}). Copy the dataset again; '
+        '`python -m data_prep verify DIR` names every damaged file.'
+    ) from None
 
 
-def _checked_shards(
-    root: pathlib.Path, names: list[str], manifest: Mapping[str, Any]
-) -> list[str]:
-  """Paths of the record files, each there and of the manifest's size."""
-  paths = []
-  for name in names:
-    path = root / name
-    want_bytes = manifest['files'][name]['bytes']
-    found_bytes = path.stat().st_size if path.is_file() else None
-    if found_bytes != want_bytes:
-      found = 'is missing'
-      if found_bytes is not None:
-        found = f'has {found_bytes} bytes'
-      raise ValueError(
-          f'Record file {path} {found}; {schema_lib.MANIFEST_FILE} says '
-          f'{want_bytes} bytes. Copy or prepare the dataset again.'
-      )
-    paths.append(str(path))
-  return paths
-
-
-def _shards(root: pathlib.Path, manifest: Mapping[str, Any]) -> list[str]:
-  builder = tfds.builder_from_directory(str(root))
-  names = sorted(builder.info.splits['train'].filenames)
-  return _checked_shards(root, names, manifest)
+def _is_damaged(path: str) -> bool:
+  try:
+    for _ in tf.data.TFRecordDataset(path):
+      pass
+  except tf.errors.DataLossError:
+    return True
+  return False
 
 
 def _parse(
@@ -203,11 +194,13 @@ def load_events(data_dir: str) -> EventLog:
 
 @functools.lru_cache(maxsize=4)
 def _load_events(data_dir: str) -> EventLog:
-  root = pathlib.Path(data_dir)
   schema = schema_lib.load_schema(data_dir=data_dir)
-  manifest = _manifest(root)
+  manifest = manifest_lib.load(data_dir)
+  manifest_lib.check_files(data_dir, manifest)
   names = schema.names + (schema_lib.TIMESTAMP_KEY,)
-  users, offsets, values = _parse(_shards(root, manifest), names)
+  paths = _shards(data_dir, manifest)
+  with _readable(paths):
+    users, offsets, values = _parse(paths, names)
   counts = manifest['counts']
   if (len(users), int(offsets[-1])) != (counts['users'], counts['events']):
     raise ValueError(
@@ -235,14 +228,15 @@ def _load_events(data_dir: str) -> EventLog:
 
 @functools.lru_cache(maxsize=4)
 def _load_texts(data_dir: str, name: str) -> np.ndarray:
-  root = pathlib.Path(data_dir)
   features = {name: tf.io.RaggedFeature(tf.string)}
+  paths = _shards(data_dir, manifest_lib.load(data_dir))
   batches = (
-      tf.data.TFRecordDataset(_shards(root, _manifest(root)))
+      tf.data.TFRecordDataset(paths)
       .batch(_PARSE_BATCH)
       .map(lambda batch: tf.io.parse_example(batch, features)[name].flat_values)
   )
-  texts = np.concatenate([batch.numpy() for batch in batches])
+  with _readable(paths):
+    texts = np.concatenate([batch.numpy() for batch in batches])
   num_events = int(_load_events(data_dir).offsets[-1])
   if len(texts) != num_events:
     raise ValueError(

@@ -1,8 +1,9 @@
 """What a prepared dataset holds: modalities, catalogue, split rules.
 
-This file is the only one that `data_prep` shares with the library. A prepared
-dataset is a directory that `tfds.builder_from_directory` opens, with one
-record a user, and beside it `schema.json`, `catalogue.jsonl`, `manifest.json`.
+With `manifest` the only file that `data_prep` shares with the library. A
+prepared dataset is a directory that `tfds.builder_from_directory` opens, with
+one record a user, and beside it `schema.json`, `catalogue.jsonl` and
+`manifest.json`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ FORMAT_VERSION = 2
 SCHEMA_FILE = 'schema.json'
 CATALOGUE_FILE = 'catalogue.jsonl'
 MANIFEST_FILE = 'manifest.json'
+
+_AGAIN = 'Copy the dataset again, or prepare it again: `python -m data_prep`.'
 
 # Record keys that are not modalities.
 USER_KEY = 'user'
@@ -131,13 +134,21 @@ def load_schema(
         f'{path} does not exist: DATA_DIR must be a dataset that '
         '`python -m data_prep ... --output DIR` has written.'
     )
-  raw: dict[str, Any] = json.loads(path.read_text())
+  raw = read_json(path)
   if (found := raw.get('format_version', 1)) != FORMAT_VERSION:
     raise ValueError(
         f'{path} has format version {found}; this code reads version '
         f'{FORMAT_VERSION}. Prepare the dataset again: `python -m data_prep`.'
     )
-  schema = EventSchema(
+  try:
+    schema = _schema(raw)
+  except (AttributeError, KeyError, TypeError) as error:
+    raise ValueError(f'{path} is damaged ({error!r}). {_AGAIN}') from None
+  return schema if modalities is None else schema.select(modalities)
+
+
+def _schema(raw: dict[str, Any]) -> EventSchema:
+  return EventSchema(
       name=raw['name'],
       texts=tuple(raw['texts']),
       item_noun=raw['item_noun'],
@@ -151,7 +162,17 @@ def load_schema(
           for m in raw['modalities']
       ),
   )
-  return schema if modalities is None else schema.select(modalities)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a JSON object; raises ValueError, naming the file, if it is none."""
+  try:
+    found = json.loads(path.read_text(encoding='utf-8'))
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f'{path} is damaged ({error}). {_AGAIN}') from None
+  if not isinstance(found, dict):
+    raise ValueError(f'{path} holds no JSON object. {_AGAIN}')
+  return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,11 +189,14 @@ class CatalogueItem:
 def load_catalogue(data_dir: str) -> tuple[CatalogueItem, ...]:
   """Reads the catalogue; `catalogue[i - 1]` is the item of id i."""
   path = pathlib.Path(data_dir) / CATALOGUE_FILE
-  with path.open(encoding='utf-8') as lines:
-    items = tuple(
-        CatalogueItem(**{**raw, 'labels': tuple(raw['labels'])})
-        for raw in map(json.loads, lines)
-    )
+  try:
+    with path.open(encoding='utf-8') as lines:
+      items = tuple(
+          CatalogueItem(**{**raw, 'labels': tuple(raw['labels'])})
+          for raw in map(json.loads, lines)
+      )
+  except (KeyError, TypeError, ValueError) as error:
+    raise ValueError(f'{path} is damaged ({error!r}). {_AGAIN}') from None
   if [item.id for item in items] != list(range(1, len(items) + 1)):
     raise ValueError(f'{path}: the ids must be 1, 2, 3, ... line by line.')
   return items
