@@ -126,7 +126,7 @@ def test_no_checkpoint(tiny_dataset, tmp_path):
 
 def test_another_model(finished, tiny_dataset):
   objective = small_run.objective(tiny_dataset, embed_dim=8)
-  with pytest.raises(ValueError, match=r'does not fit MODEL[^$]*scale: \(16,\)'):
+  with pytest.raises(ValueError, match=r'does not fit MODEL[^$]*scale +\(16,\)'):
     _evaluate(tiny_dataset, finished, objective=objective)
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import pathlib
 import re
+import sys
 from typing import Any
 
 import jax
@@ -17,14 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from user_llm import compatibility
 from user_llm import train_state
 
 _FOLDER = 'checkpoints'
-_MENDS = {
-    'catalogue': 'DATA_DIR must be the dataset that it was trained on',
-    'vocabulary': 'VOCABULARY must be the file that it was trained with',
-    'frozen': 'INIT_FROM must name the checkpoints that it was started from',
-}
 
 
 class Checkpoints:
@@ -97,6 +94,16 @@ class Checkpoints:
         step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore())
     )['metadata']
 
+  def check_structure(self, step: int, state: train_state.TrainState) -> None:
+    """Raises ValueError if a step has other parameters than (abstract) `state`.
+    """
+    saved = self._manager.item_metadata(step)['params'].tree
+    compatibility.check_same_keys(
+        train_state.flatten(saved),
+        train_state.flatten(state.trainable),
+        f'{self._path}/{step}',
+    )
+
   def restore(
       self, step: int, state: train_state.TrainState
   ) -> train_state.TrainState:
@@ -105,12 +112,7 @@ class Checkpoints:
     Raises:
       ValueError: its parameters have other names or shapes than `state`'s.
     """
-    saved = self._manager.item_metadata(step)['params'].tree
-    check_same_keys(
-        train_state.flatten(saved),
-        train_state.flatten(state.trainable),
-        f'{self._path}/{step}',
-    )
+    self.check_structure(step, state)
     rest = {'step': state.step, 'opt_state': state.opt_state}
     restored = self._manager.restore(
         step,
@@ -134,40 +136,6 @@ class Checkpoints:
         args=ocp.args.Composite(params=ocp.args.StandardRestore(as_numpy)),
     )
     return train_state.flatten(restored['params'])
-
-
-def check_same_keys(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], where: str
-) -> None:
-  """Raises ValueError with the differences in names and shapes, if any."""
-  missing = sorted(wanted.keys() - found.keys())
-  left_over = sorted(found.keys() - wanted.keys())
-  lines = [f'  not in the checkpoint: {k}' for k in missing]
-  lines += [f'  only in the checkpoint: {k}' for k in left_over]
-  lines += [
-      f'  {k}: {tuple(found[k].shape)} in the checkpoint, '
-      f'{tuple(wanted[k].shape)} in the model'
-      for k in sorted(found.keys() & wanted.keys())
-      if tuple(found[k].shape) != tuple(wanted[k].shape)
-  ]
-  if lines:
-    shown = '\n'.join(lines[:12])
-    raise ValueError(
-        f'The checkpoint {where} does not fit MODEL ({len(lines)} '
-        f'differences):\n{shown}'
-    )
-
-
-def check_identity(
-    found: Mapping[str, str], wanted: Mapping[str, str], where: str
-) -> None:
-  """Raises ValueError where two runs are not about the same data."""
-  for key in sorted(found.keys() & wanted.keys()):
-    if found[key] != wanted[key]:
-      raise ValueError(
-          f'{where} was made with {key} {found[key]}, and this run has '
-          f'{wanted[key]}: {_MENDS[key]}.'
-      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -200,7 +168,10 @@ class InitFrom:
           f'INIT_FROM {self.prefix!r}: no checkpoint in {self.path}; it must '
           'be the workdir of a run that has saved one.'
       )
-    check_identity(checkpoints.metadata(steps[-1]), identity, self.path)
+    meaning = {k: v for k, v in identity.items() if k != 'events'}
+    compatibility.check_identity(
+        checkpoints.metadata(steps[-1]), meaning, self.path
+    )
     inside = f'{self.prefix}/'
     if not any(path.startswith(inside) for path in params):
       parts = sorted({path.split('/')[0] for path in params})
@@ -219,7 +190,9 @@ class InitFrom:
         if path.startswith(inside)
         and not any(re.match(regex, path) for regex in self.new)
     }
-    check_same_keys(found, wanted, f'{self.path} (INIT_FROM new={self.new})')
+    compatibility.check_same_keys(
+        found, wanted, f'{self.path} (INIT_FROM new={self.new})'
+    )
     return found
 
 
@@ -256,6 +229,7 @@ def restore_or_initialise(
     init_from: Sequence[InitFrom],
     identity: Mapping[str, str],
     step: int | None = None,
+    same_events: bool = True,
 ) -> tuple[train_state.TrainState, dict[str, str]]:
   """The state that a run starts from, and its identity to save.
 
@@ -270,11 +244,19 @@ def restore_or_initialise(
     init_from: What to take from other workdirs.
     identity: Digests of the data and the vocabulary.
     step: Of the checkpoint; None: the newest.
+    same_events: Whether the checkpoint must be of the very same events.
+
+  Raises:
+    ValueError: the checkpoint is of another model, vocabulary or other data;
+      nothing was read or computed yet.
   """
   steps = checkpoints.steps()
   if step is not None and step not in steps:
     raise ValueError(f'No checkpoint of step {step}; there are {steps}.')
   state = trainer.abstract_state(batch_spec)
+  if steps:
+    step = steps[-1] if step is None else step
+    _check_fits(checkpoints, step, state, identity, same_events)
   flat = train_state.flatten(train_state.merge(state.trainable, state.frozen))
   values: dict[str, np.ndarray | jax.Array] = {}
   for source in init_from:
@@ -293,7 +275,29 @@ def restore_or_initialise(
     identity['frozen'] = digest({path: params[path] for path in frozen})
   if not steps:
     return trainer.start_state(state, params), identity
-  step = steps[-1] if step is None else step
-  check_identity(checkpoints.metadata(step), identity, f'step {step}')
+  frozen_only = {k: v for k, v in identity.items() if k == 'frozen'}
+  compatibility.check_identity(
+      checkpoints.metadata(step), frozen_only, f'step {step}'
+  )
   state = checkpoints.restore(step, state)
   return state._replace(frozen=train_state.unflatten(params)), identity
+
+
+def _check_fits(
+    checkpoints: Checkpoints,
+    step: int,
+    state: train_state.TrainState,
+    identity: Mapping[str, str],
+    same_events: bool,
+) -> None:
+  """Checks all that can be before a device computes or a weight is read."""
+  saved = checkpoints.metadata(step)
+  if not same_events and saved.get('events') != identity.get('events'):
+    print(
+        f'Step {step} was made with events {saved.get("events")}; now they are '
+        f'{identity.get("events")}.',
+        file=sys.stderr,
+    )
+    identity = {k: v for k, v in identity.items() if k != 'events'}
+  compatibility.check_identity(saved, identity, f'step {step}')
+  checkpoints.check_structure(step, state)

@@ -31,6 +31,7 @@ def evaluate(
     step: int | None = None,
     follow: bool = False,
     poll_secs: float = 10.0,
+    allow_data_change: bool = False,
 ) -> None:
   """Writes eval/<task>/<step>.json for one checkpoint, or for all to come.
 
@@ -49,6 +50,8 @@ def evaluate(
     step: Of the checkpoint; None: the newest.
     follow: Go on with each new checkpoint until the run is done.
     poll_secs: Between looks for a new checkpoint.
+    allow_data_change: Measure on other events than it was trained on, which it
+      may have seen.
 
   Raises:
     ValueError: no checkpoint, or it does not fit the objective or the data.
@@ -70,6 +73,7 @@ def evaluate(
         init_from=init_from,
         mesh=device_mesh,
         step=found,
+        same_events=not allow_data_change,
     )
     for evaluator in evaluators:
       evaluation = evaluator.evaluate(objective, params, device_mesh)

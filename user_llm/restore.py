@@ -26,6 +26,7 @@ def params(
     init_from: Sequence[checkpoints_lib.InitFrom],
     mesh: jax.sharding.Mesh,
     step: int | None = None,
+    same_events: bool = False,
 ) -> Any:
   """Restores the parameters of a checkpoint onto a mesh.
 
@@ -41,6 +42,8 @@ def params(
     init_from: Where frozen parameters come from.
     mesh: Where the parameters go.
     step: Of the checkpoint; None: the newest.
+    same_events: Whether the dataset's events must be those that it was trained
+      on, not only its items.
 
   Raises:
     ValueError: no checkpoint, or not of this objective or this data.
@@ -61,6 +64,12 @@ def params(
       dataset.batch_spec('train', batch_size), objective.batch_keys
   )
   state, _ = checkpoints_lib.restore_or_initialise(
-      trainer, batch_spec, checkpoints, init_from, dataset.identity, step
+      trainer,
+      batch_spec,
+      checkpoints,
+      init_from,
+      dataset.identity,
+      step,
+      same_events,
   )
   return train_state.merge(state.trainable, state.frozen)

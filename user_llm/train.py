@@ -42,6 +42,7 @@ def train(
     log_every_steps: int = 20,
     eval_every_steps: int = 0,
     save_every_steps: int = 500,
+    allow_data_change: bool = False,
     dry_run: bool = False,
     topology: str | None = None,
     check: bool = False,
@@ -69,6 +70,8 @@ def train(
     log_every_steps: Between lines of metrics.jsonl.
     eval_every_steps: Between evaluations; 0: only at the end.
     save_every_steps: Between checkpoints; the last step is always saved.
+    allow_data_change: Go on though the dataset's events are others than those
+      of the checkpoint; the next ones say which they are.
     dry_run: Print parameters, shapes and memory, then return.
     topology: With `dry_run`, of `topologies.TOPOLOGIES`: the devices to compile
       for; None: those of this machine.
@@ -108,7 +111,8 @@ def train(
 
   checkpoints = checkpoints_lib.Checkpoints(workdir)
   state, identity = checkpoints_lib.restore_or_initialise(
-      trainer, batch_spec, checkpoints, init_from, dataset.identity
+      trainer, batch_spec, checkpoints, init_from, dataset.identity,
+      same_events=not allow_data_change,
   )
   start_step = int(state.step)
   if _is_done(workdir, start_step, num_steps):
