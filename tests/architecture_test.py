@@ -10,7 +10,7 @@ _PACKAGES = ('user_llm', 'data_prep', 'launch')
 _ENTRIES = ('train', 'evaluate', 'infer', 'embed', 'export', 'cost')
 # A module may import those of its own or a later layer.
 _LAYERS = (
-    ('main', 'gin_utils', 'check'),
+    ('main', 'gin_utils', 'gin_trust', 'check'),
     _ENTRIES,
     ('trainer', 'evaluator', 'checkpoints', 'run_logging', 'report'),
     ('objectives',),
@@ -103,6 +103,7 @@ def test_only_the_binary_knows_gin():
   assert _importers('user_llm', 'gin') <= {
       'user_llm/main.py',
       'user_llm/gin_utils.py',
+      'user_llm/gin_trust.py',
   }
 
 

@@ -46,6 +46,8 @@ def _folder(tmp_path, monkeypatch):
   (tmp_path / 'gin_stub_library.py').write_text(_LIBRARY)
   (tmp_path / 'run.gin').write_text(_RUN)
   monkeypatch.syspath_prepend(str(tmp_path))
+  stubs = ('gin_stub_library', 'broken_stub')
+  monkeypatch.setattr('user_llm.gin_trust.PACKAGES', stubs)
   gin.clear_config()
   yield tmp_path
   gin.clear_config()

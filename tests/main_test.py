@@ -63,6 +63,8 @@ def _folder(tmp_path, monkeypatch):
   (tmp_path / 'runs' / 'train.gin').write_text(_TRAIN)
   (tmp_path / 'runs' / 'infer.gin').write_text(_INFER)
   monkeypatch.syspath_prepend(str(tmp_path))
+  stubs = ('main_stub_library', 'noisy_stub', 'failing_stub')
+  monkeypatch.setattr('user_llm.gin_trust.PACKAGES', stubs)
   monkeypatch.setattr(
       main_lib,
       '_ENTRY_POINTS',

@@ -25,6 +25,7 @@ def check(
     *,
     gin_files: Sequence[str],
     search_paths: Sequence[str],
+    trust: bool,
     input: str,  # pylint: disable=redefined-builtin
     output: str,
 ) -> None:
@@ -37,6 +38,7 @@ def check(
   Args:
     gin_files: Of a training.
     search_paths: See `gin_utils.load_config`.
+    trust: See `gin_utils.load_config`.
     input: JSON lines, each a list of overrides.
     output: JSON lines {'error': the message or null, 'config': gin, 'values':
       {NAME: value as gin writes it}}, of each overridden macro, and in the
@@ -45,12 +47,13 @@ def check(
   lines = pathlib.Path(input).read_text(encoding='utf-8').splitlines()
   shown_secs = time.monotonic()
   with pathlib.Path(output).open('w', encoding='utf-8') as file:
-    base = _result(_base, gin_files, search_paths)
+    base = _result(_base, gin_files, search_paths, trust)
     traced: set[str] = set()
     file.write(json.dumps(base) + '\n')
     for i, line in enumerate(lines if base['error'] is None else ()):
       row = _result(
-          _check_variant, gin_files, json.loads(line), search_paths, traced
+          _check_variant, gin_files, json.loads(line), search_paths, trust,
+          traced,
       )
       file.write(json.dumps(row) + '\n')
       if time.monotonic() - shown_secs > _PROGRESS_SECS:
@@ -59,10 +62,10 @@ def check(
 
 
 def _base(
-    gin_files: Sequence[str], search_paths: Sequence[str]
+    gin_files: Sequence[str], search_paths: Sequence[str], trust: bool
 ) -> dict[str, str]:
   """All macros of the files."""
-  gin_utils.parse_files(gin_files, search_paths)
+  gin_utils.parse_files(gin_files, search_paths, trust)
   return {
       name: value
       for name, value in gin_utils.parsed_bindings().items()
@@ -74,10 +77,11 @@ def _check_variant(
     gin_files: Sequence[str],
     overrides: Sequence[str],
     search_paths: Sequence[str],
+    trust: bool,
     traced: set[str],
 ) -> dict[str, str]:
   """The overridden macros' values; raises whatever a run would raise."""
-  gin_utils.load_config(gin_files, overrides, search_paths)
+  gin_utils.load_config(gin_files, overrides, search_paths, trust)
   bindings = gin_utils.parsed_bindings()
   shapes = json.dumps({k: v for k, v in bindings.items() if k != 'SEED'})
   if shapes not in traced:

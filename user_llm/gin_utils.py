@@ -15,6 +15,7 @@ from typing import Any
 
 import gin
 
+from user_llm import gin_trust
 from user_llm import signatures
 
 CONFIG_FILE = 'config.gin'
@@ -31,6 +32,7 @@ def load_config(
     gin_files: Sequence[str],
     overrides: Sequence[str] = (),
     search_paths: Sequence[str] = (),
+    trust: bool = False,
 ) -> None:
   """Parses files, then overrides, checks everything and locks the config.
 
@@ -39,13 +41,14 @@ def load_config(
       path. A later file wins over an earlier one.
     overrides: 'NAME=VALUE' or 'scope/module.Configurable.parameter=VALUE'.
     search_paths: Directories tried before the repository's `gin/`.
+    trust: Whether files may import and name anything; see `gin_trust`.
 
   Raises:
     ValueError: A file is missing or malformed, an override names a macro, scope
       or parameter that no file knows or has another type than the file's value,
       a required macro is not set, or a value has not its parameter's type.
   """
-  parse_files(gin_files, search_paths)
+  parse_files(gin_files, search_paths, trust)
   for override in overrides:
     _apply_override(override)
   _check_required()
@@ -55,14 +58,18 @@ def load_config(
 
 
 def parse_files(
-    gin_files: Sequence[str], search_paths: Sequence[str] = ()
+    gin_files: Sequence[str],
+    search_paths: Sequence[str] = (),
+    trust: bool = False,
 ) -> None:
   """The first part of `load_config`: what is required may still be missing."""
   paths = [*search_paths, str(DEFAULT_SEARCH_PATH)]
   set_search_paths(paths)
   for gin_file in gin_files:
     path = _find(gin_file, paths)
-    with _user_errors(f'--gin_file={gin_file}'):
+    with _user_errors(f'--gin_file={gin_file}'), gin_trust.guarded(
+        paths, trust
+    ):
       gin.parse_config_file(str(path))
 
 
@@ -205,7 +212,8 @@ def _user_errors(where: str) -> Iterator[None]:
   try:
     yield
   except Exception as error:
-    if not isinstance(error, SyntaxError) and not _raised_by_gin(error):
+    is_ours = isinstance(error, (SyntaxError, gin_trust.Refused))
+    if not is_ours and not _raised_by_gin(error):
       raise
     message = re.sub(r'\s+in config string:.*', '', str(error), flags=re.DOTALL)
     if undefined := re.search(r"for '(\w+)/gin.macro'", message):

@@ -102,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
         help="directories, comma-separated, tried before the repository's gin/",
     )
     sub.add_argument(
+        '--trust_gin',
+        action='store_true',
+        help='let gin files import and name anything, as a program may',
+    )
+    sub.add_argument(
         '--debug', action='store_true', help='show where an error was raised'
     )
     if mode == 'train':
@@ -144,7 +149,9 @@ def _run(
   elif args.mode != 'train':
     gin_files = _finished_run_files(args.mode, workdir) + gin_files
   with _quiet_imports():
-    gin_utils.load_config(gin_files, overrides, search_paths)
+    gin_utils.load_config(
+        gin_files, overrides, search_paths, args.trust_gin
+    )
   module, name = _ENTRY_POINTS[args.mode].split(':')
   entry = gin_utils.configured(getattr(importlib.import_module(module), name))
 
@@ -181,6 +188,7 @@ def _check(args: argparse.Namespace, search_paths: Sequence[str]) -> None:
   check.check(
       gin_files=args.gin_file,
       search_paths=search_paths,
+      trust=args.trust_gin,
       input=args.input,
       output=args.output,
   )

@@ -43,9 +43,11 @@ def overrides(variant: expand.Bindings) -> list[str]:
 
 
 def check(
-    gin_files: Sequence[str], variants: Sequence[expand.Bindings]
+    gin_files: Sequence[str],
+    variants: Sequence[expand.Bindings],
+    flags: Sequence[str] = (),
 ) -> tuple[Checked, list[Checked]]:
-  """See `Checker`.
+  """See `Checker`; `flags` are further ones of user_llm.main.
 
   Raises:
     ValueError: the gin files cannot be read at all.
@@ -58,7 +60,7 @@ def check(
         [
             sys.executable, '-m', 'user_llm.main', 'check',
             *(f'--gin_file={path}' for path in gin_files),
-            f'--input={source}', f'--output={target}',
+            f'--input={source}', f'--output={target}', *flags,
         ],
         # Shapes need no memory of the device, which may be at work.
         env={**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},

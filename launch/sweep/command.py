@@ -6,6 +6,7 @@ number of machines that see it, share the work.
 
 import argparse
 from collections.abc import Mapping, Sequence
+import functools
 import pathlib
 
 from launch.sweep import check as check_lib
@@ -34,6 +35,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
       '--sampler', choices=('random', 'optuna'), default='random',
       help='where the draws of [random] come from',
   )
+  parser.add_argument(
+      '--trust_gin', action='store_true', help='as of user_llm.main'
+  )
   parser.epilog = 'Any --gin.NAME=VALUE adds to [set] and wins.'
 
 
@@ -55,6 +59,10 @@ def run(
   Raises:
     ValueError: what the user can mend; no trial was started.
   """
+  if args.trust_gin:
+    flags = ['--trust_gin']
+    checker = functools.partial(checker, flags=flags)
+    command = functools.partial(command, flags=flags)
   *words, file = args.file
   if words not in ([], ['show']):
     raise ValueError(f'sweep {" ".join(args.file)}: give [show] and one FILE.')

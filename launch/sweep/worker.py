@@ -23,13 +23,16 @@ _FINAL = (exit_codes.USER_ERROR, exit_codes.NOT_FINITE)
 Command = Callable[[folder_lib.Trial], Sequence[str]]
 
 
-def training(trial: folder_lib.Trial) -> list[str]:
-  """The command of a trial."""
+def training(
+    trial: folder_lib.Trial, flags: Sequence[str] = ()
+) -> list[str]:
+  """The command of a trial; `flags` are further ones of user_llm.main."""
   return [
       sys.executable, '-m', 'user_llm.main', 'train',
       *(f'--gin_file={path}' for path in trial.gin_files),
       *(f'--gin.{override}' for override in trial.overrides),
       f'--workdir={trial.workdir}',
+      *flags,
   ]
 
 
