@@ -96,10 +96,7 @@ def _pairs(key: str, texts: Sequence[str]) -> dict[str, str]:
 
 def load(path: str) -> dict[str, Any]:
   """The fields in a job file; raises ValueError naming file and key."""
-  try:
-    values = tomllib.loads(pathlib.Path(path).read_text(encoding='utf-8'))
-  except tomllib.TOMLDecodeError as error:
-    raise ValueError(f'{path}: {error}') from error
+  values = load_toml(path)
   known = spec_lib.fields()
   for key in values:
     if key not in known:
@@ -112,6 +109,14 @@ def load(path: str) -> dict[str, Any]:
   if gin:
     values['gin'] = {k: _gin_text(path, k, v) for k, v in gin.items()}
   return values
+
+
+def load_toml(path: str) -> dict[str, Any]:
+  """A TOML file; raises ValueError naming it if it is none."""
+  try:
+    return tomllib.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  except (ValueError, RecursionError) as error:  # No UTF-8, no TOML, a bomb.
+    raise ValueError(f'{path}: {error}') from None
 
 
 def _gin_text(path: str, name: str, value: Any) -> str:

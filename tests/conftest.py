@@ -72,3 +72,16 @@ def real_data() -> pathlib.Path:
   if not path.is_dir():
     pytest.skip(f'no real data: USER_LLM_DATA_DIR or {path}')
   return path
+
+
+def pytest_terminal_summary(terminalreporter):
+  """Says how many inputs the parsers were tried with, in `fuzz/`."""
+  counts = {
+      report.nodeid.split('::')[-1]: dict(report.user_properties)['fuzz_cases']
+      for report in terminalreporter.getreports('passed')
+      if 'fuzz_cases' in dict(report.user_properties)
+  }
+  if counts:
+    terminalreporter.write_line(
+        f'fuzz: {sum(counts.values()):,} inputs to {len(counts)} tests'
+    )

@@ -10,6 +10,7 @@ import difflib
 import os
 import pathlib
 import re
+import tokenize
 import traceback
 from typing import Any
 
@@ -23,6 +24,8 @@ DEFAULT_SEARCH_PATH = pathlib.Path(__file__).resolve().parent.parent / 'gin'
 
 _GIN_PACKAGE = os.path.dirname(os.path.abspath(gin.__file__))
 _KEY = re.compile(r'(?:(?P<scope>[\w/]+)/)?(?P<name>[A-Za-z_][\w.]*)')
+# What Python and gin raise for a text that is none of gin's.
+_MALFORMED = (SyntaxError, tokenize.TokenError, RecursionError, UnicodeError)
 _REQUIRED = '%gin.REQUIRED'
 # What a checkpoint depends on: a resumed run may not change it.
 _MODEL_PACKAGES = ('user_llm.models', 'user_llm.objectives')
@@ -212,8 +215,8 @@ def _user_errors(where: str) -> Iterator[None]:
   try:
     yield
   except Exception as error:
-    is_ours = isinstance(error, (SyntaxError, gin_trust.Refused))
-    if not is_ours and not _raised_by_gin(error):
+    is_input = isinstance(error, (*_MALFORMED, gin_trust.Refused))
+    if not is_input and not _raised_by_gin(error):
       raise
     message = re.sub(r'\s+in config string:.*', '', str(error), flags=re.DOTALL)
     if undefined := re.search(r"for '(\w+)/gin.macro'", message):
@@ -284,7 +287,7 @@ def _apply_override(override: str) -> None:
     gin.config.parse_value(text)
   except ValueError:
     pass  # A reference; it is resolved below, with the files' imports.
-  except SyntaxError:
+  except _MALFORMED:
     raise ValueError(
         f'{flag}: {text!r} is no gin value. A text needs its own quotes: '
         f"--gin.{key}='\"{text}\"'."

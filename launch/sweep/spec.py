@@ -29,11 +29,10 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import json
 import math
-import pathlib
 import re
-import tomllib
 from typing import Any
 
+from launch import flags
 from launch import spec as spec_lib
 from launch.sweep import spaces as spaces_lib
 
@@ -108,11 +107,11 @@ def load(path: str, gin: Mapping[str, Text] | None = None) -> SweepSpec:
   Raises:
     ValueError: naming the file, the key and how to mend it.
   """
+  values = flags.load_toml(path)
   try:
-    values = tomllib.loads(pathlib.Path(path).read_text(encoding='utf-8'))
     spec = _parse(values, gin or {})
     _check(spec)
-  except ValueError as error:  # TOML's errors are such, too.
+  except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
   return spec
 

@@ -102,6 +102,8 @@ class _Cursor:
     if kind != gguf.GGUFValueType.ARRAY:
       return self.number(_FORMATS[kind])
     of, count = self.number('I'), self.number('Q')
+    if of == gguf.GGUFValueType.ARRAY:
+      raise ValueError('an array of arrays')
     if of in _FORMATS:
       found = np.frombuffer(
           self._data, '<' + _FORMATS[of], count, self.position
@@ -162,6 +164,8 @@ def _parse(data: mmap.mmap) -> tuple[dict[str, Any], dict[str, Tensor]]:
     kind, offset = cursor.number('I'), cursor.number('Q')
     described.append((name, shape[::-1], kind, offset))
   alignment = metadata.get('general.alignment', 32)
+  if type(alignment) is not int or alignment < 1:
+    raise ValueError(f'general.alignment is {alignment!r}')
   start = -(-cursor.position // alignment) * alignment
   tensors = {}
   for name, shape, number, offset in described:

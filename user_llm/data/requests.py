@@ -88,7 +88,8 @@ class RequestReader:
   def _request(self, line: bytes, where: str) -> Request:
     try:
       raw = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    # Also: no UTF-8, a number of thousands of digits, nested too deeply.
+    except (ValueError, RecursionError) as error:
       raise ValueError(f'{where}: not JSON ({error}).') from None
     if not isinstance(raw, dict) or not isinstance(raw.get('history'), list):
       raise ValueError(

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import sentencepiece
 import tokenizers
 
+from user_llm import user_errors
 from user_llm.data import gguf_header
 from user_llm.data import gguf_tokenizer
 
@@ -182,9 +183,10 @@ def load(path: str) -> Tokenizer:
   """
   try:
     return _load(pathlib.Path(path))
-  except ValueError:
-    raise
-  except Exception as error:  # `tokenizers` raises nothing more special.
+  # `tokenizers` raises nothing more special, others what they stumble on.
+  except Exception as error:
+    if user_errors.is_user_error(error):
+      raise
     raise ValueError(
         f'{path} is not a tokenizer that can be read: {error!r}.'
     ) from None

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from user_llm import user_errors
 from user_llm.models import decoder_config
 from user_llm.models import positions as positions_lib
 
@@ -52,6 +53,22 @@ _ARCHITECTURES = {
     'gemma3_text': 'Gemma3ForCausalLM',
 }
 _ACTIVATIONS = {'silu': jax.nn.silu, 'gelu_pytorch_tanh': jax.nn.gelu}
+# Keys of config.json that are sizes, and that are numbers.
+_MAY_BE_NULL = (
+    'num_key_value_heads', 'head_dim', 'max_position_embeddings',
+    'sliding_window', 'sliding_window_pattern',
+)
+_SIZES = (
+    'vocab_size', 'num_hidden_layers', 'hidden_size', 'num_attention_heads',
+    'intermediate_size', *_MAY_BE_NULL,
+)
+_NUMBERS = (
+    'rms_norm_eps', 'rope_theta', 'rope_local_base_freq',
+    'query_pre_attn_scalar', 'attn_logit_softcapping',
+    'final_logit_softcapping',
+)
+_MAX_SIZE = 2**40
+_MAX_LAYERS = 10_000
 _FULL, _SLIDING = 'full_attention', 'sliding_attention'
 
 
@@ -66,12 +83,13 @@ def decoder_fields(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     ValueError: an unknown family, or something that the decoder cannot do.
   """
   family = raw.get('model_type')
-  if family not in _FEATURES:
+  if not isinstance(family, str) or family not in _FEATURES:
     raise ValueError(
         f'{where}: model_type {family!r} is not a family that can be read '
         f'({", ".join(_FEATURES)}).'
     )
   raw = {**_DEFAULTS[family], **raw}
+  _check_sizes(raw, where)
   act = raw.get('hidden_activation') or raw.get('hidden_act') or 'silu'
   for key in ('attention_bias', 'mlp_bias', 'use_bidirectional_attention'):
     if raw.get(key):
@@ -102,6 +120,30 @@ def decoder_fields(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     raise ValueError(
         f'{where}: {error} is missing, or unknown as an activation.'
     ) from None
+  except (TypeError, AttributeError, ValueError, ArithmeticError) as error:
+    if user_errors.is_user_error(error):
+      raise
+    raise ValueError(f'{where}: a value is of another kind ({error}).') from None
+
+
+def _check_sizes(raw: Mapping[str, Any], where: str) -> None:
+  """Raises ValueError for numbers that are none, before they are used."""
+  for key in _SIZES:
+    # What is missing is told of later; some may be null.
+    value = raw.get(key, None if key in _MAY_BE_NULL else 1)
+    is_size = type(value) is int and 0 < value <= _MAX_SIZE
+    if not is_size and not (value is None and key in _MAY_BE_NULL):
+      raise ValueError(f'{where}: {key} is {value!r}, not a size.')
+  if (num_layers := raw.get('num_hidden_layers') or 0) > _MAX_LAYERS:
+    raise ValueError(
+        f'{where}: {num_layers} layers are more than {_MAX_LAYERS}.'
+    )
+  for key in _NUMBERS:
+    value = raw.get(key)
+    if value is not None and (
+        type(value) not in (int, float) or not 0 <= value <= _MAX_SIZE
+    ):
+      raise ValueError(f'{where}: {key} is {value!r}, not a number that fits.')
 
 
 def norm_offset(raw: Mapping[str, Any]) -> float:
@@ -201,7 +243,7 @@ def _positions(
 def _layer_types(raw: Mapping[str, Any]) -> Sequence[str]:
   num_layers = raw['num_hidden_layers']
   if raw.get('layer_types'):
-    return raw['layer_types']
+    return [str(kind) for kind in raw['layer_types']]
   if not raw.get('sliding_window'):
     return [_FULL] * num_layers
   if 'sliding_window_pattern' in raw:

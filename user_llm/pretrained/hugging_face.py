@@ -19,6 +19,7 @@ CONFIG = 'config.json'
 _SINGLE = 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
 _DTYPES = ('F32', 'F16', 'BF16')
+_SHARD = re.compile(r'[\w-][\w.-]*\.safetensors')
 # Buffers in old files, which the decoder computes.
 _COMPUTED = re.compile(r'.*\.rotary_emb\.inv_freq')
 
@@ -51,8 +52,14 @@ class Directory:
     index = self.path / _INDEX
     if not index.is_file():
       return {_SINGLE: None}
+    weight_map = _json(index).get('weight_map')
+    if not isinstance(weight_map, dict):
+      raise ValueError(f'{index} has no table weight_map. Download it again.')
     shards: dict[str, set[str] | None] = {}
-    for name, shard in _json(index)['weight_map'].items():
+    for name, shard in weight_map.items():
+      # Not a path: what others wrote shall not say what is opened here.
+      if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
+        raise ValueError(f'{index}: {shard!r} is no name of a file beside it.')
       shards.setdefault(shard, set()).add(name)
     return shards
 
@@ -78,9 +85,12 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
   if not path.is_file():
     raise ValueError(f'{path}: no such file.')
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as error:
+    found = json.loads(path.read_text(encoding='utf-8'))
+  except (ValueError, RecursionError) as error:
     raise ValueError(f'{path} is not JSON: {error}.') from None
+  if not isinstance(found, dict):
+    raise ValueError(f'{path} is no JSON object. Download it again.')
+  return found
 
 
 def _open(path: pathlib.Path) -> Any:

@@ -16,6 +16,8 @@ _HEADER = (
     'num_attention_heads', 'num_key_value_heads', 'vocab_size',
     'max_position_embeddings',
 )
+# A header of anything else names millions, and each has nine tensors here.
+_MAX_LAYERS = 1_000
 
 
 class File:
@@ -96,6 +98,7 @@ def _read_header(path: pathlib.Path) -> dict[str, int]:
       len(raw) < len(_HEADER)
       or not all(0 < abs(v) < 2**24 for v in raw)
       or any(v < 0 for k, v in fields.items() if k != 'vocab_size')
+      or fields['num_hidden_layers'] > _MAX_LAYERS
       or fields['hidden_size'] % (2 * fields['num_attention_heads'])
       or fields['num_attention_heads'] % fields['num_key_value_heads']
   ):
