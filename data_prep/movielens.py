@@ -255,7 +255,7 @@ def _read_genre_names(path: pathlib.Path) -> list[str]:
     if not index.isdecimal():
       raise ValueError(f'{path}:{number}: expected `genre|number`: {line!r}.')
     numbered[int(index)] = name
-  if sorted(numbered) != list(range(len(numbered))):
+  if not numbered or sorted(numbered) != list(range(len(numbered))):
     raise ValueError(f'{path}: the genres are not numbered 0, 1, 2, ...')
   return [numbered[i] for i in range(len(numbered))]
 

@@ -157,6 +157,8 @@ def _read_csv(
           f'{path}:{reader.line_num}: the gzip breaks off or is damaged here '
           f'({error}); make or fetch the file again.'
       ) from error
+    except csv.Error as error:  # Of other rows, `_rows` tells.
+      raise ValueError(f'{path}: its header is broken CSV ({error}).') from None
 
 
 def _csv_blocks(
