@@ -262,7 +262,7 @@ def _read_genre_names(path: pathlib.Path) -> list[str]:
 
 def _csv_movies(path: pathlib.Path) -> _MovieRows:
   text = rows.decode(path.read_bytes())
-  lines = text.split('\n')
+  lines = re.split('\r\n|\r|\n', text)  # As the reader counts them.
   reader = csv.reader(io.StringIO(text, newline=''), strict=True)
   try:
     header = next(reader, [])
@@ -272,7 +272,7 @@ def _csv_movies(path: pathlib.Path) -> _MovieRows:
           f'{",".join(header)[:80]!r}.'
       )
     for fields in reader:
-      row = lines[reader.line_num - 1].removesuffix('\r')
+      row = lines[reader.line_num - 1]
       if fields:
         yield reader.line_num, row, tuple(fields) if len(fields) == 3 else None
   except csv.Error as error:

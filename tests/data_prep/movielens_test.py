@@ -162,6 +162,18 @@ def test_bad_genre_flags(movielens_dir, tmp_path):
     _read(directory, tmp_path)
 
 
+def test_lines_that_end_in_a_carriage_return(movielens_dir, tmp_path):
+  directory = movielens_dir('csv')
+  path = directory / 'movies.csv'
+  path.write_bytes(path.read_bytes() + b'50,A\r51,B,Drama\r')
+  (tmp_path / 'scratch').mkdir()
+  found = movielens.read(
+      path=str(directory), scratch=tmp_path / 'scratch', max_reject_fraction=0.5
+  )
+  (shown,) = found.rejects.shown()
+  assert (shown['row'], shown['reason']) == ('50,A', 'wrong field count')
+
+
 def test_missing_and_unknown_inputs(movielens_dir, tmp_path):
   with pytest.raises(ValueError, match='--input .*nowhere does not exist'):
     _read(tmp_path / 'nowhere', tmp_path)

@@ -48,7 +48,7 @@ def _args(workdir, *more):
 @pytest.mark.parametrize('is_packed', [False, True])
 def test_becomes_the_trainer(trainer, tmp_path, is_packed):
   secret = tmp_path / 'secret'
-  secret.write_text('abc\n')
+  secret.write_text('canary-4711\n')
   secret.chmod(0o600)
   args = _args(tmp_path / 'w', '--env=A=1=2 3', f'--secret=SECRET=file:{secret}')
   if is_packed:
@@ -57,9 +57,13 @@ def test_becomes_the_trainer(trainer, tmp_path, is_packed):
   assert result.returncode == 7, result.stderr
   found, environment = json.loads(result.stdout)
   assert found == ['train', 'x y', "it's"]
-  assert (environment['A'], environment['SECRET']) == ('1=2 3', 'abc')
+  assert (environment['A'], environment['SECRET']) == (
+      '1=2 3', 'canary-4711'
+  )
   assert 'launch: a, submission 1, rank 0, host' in result.stderr
-  assert 'abc' not in result.stderr
+  assert 'canary' not in result.stderr
+  for path in (tmp_path / 'w').rglob('*'):
+    assert path.is_dir() or b'canary' not in path.read_bytes(), path
   (row,) = (tmp_path / 'w' / 'launch.jsonl').read_text().splitlines()
   assert json.loads(row)['step'] == 0
 
