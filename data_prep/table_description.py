@@ -125,7 +125,8 @@ def load(path: pathlib.Path) -> Description:
         f'--description {path}: {_named(str(error), raw)}. '
         'data_prep/table_description.py explains the keys.'
     ) from error
-  except ValueError as error:
+  # RecursionError: nested too deeply.
+  except (ValueError, RecursionError) as error:
     raise ValueError(f'--description {path} is no TOML: {error}.') from error
   events = description.events
   taken = _TAKEN_NAMES.intersection(events.features)

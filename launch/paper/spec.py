@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import difflib
 import pathlib
-import tomllib
 from typing import Any
+
+from launch import flags
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _RUN_KEYS = ('gin', 'sizes', 'needs', 'macros', 'text', 'mode')
@@ -201,8 +202,8 @@ def needed(names: Sequence[str], scale: Scale) -> list[Run]:
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
   try:
-    return tomllib.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
+    return flags.load_toml(str(path))
+  except OSError as error:
     raise ValueError(f'{path}: {error}') from error
 
 

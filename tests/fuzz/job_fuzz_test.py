@@ -9,6 +9,7 @@ import fuzzing
 from launch import __main__ as launch_main
 from launch import flags
 from launch import spec as spec_lib
+from launch.paper import spec as paper_spec
 from launch.sweep import expand
 from launch.sweep import spec as sweep_spec
 
@@ -41,6 +42,7 @@ HEADS = {choice = [1, 2]}
 [when]
 WARMUP = {if = {LAYERS = 4}, values = [50, {gin = 'None'}]}
 '''
+_SCALE = (_ROOT / 'launch' / 'paper' / 'scales' / 'tiny.toml').read_bytes()
 # Nobody reads more trials than this; a file may ask for any number.
 _MAX_TRIALS = 2_000
 
@@ -50,6 +52,8 @@ def test_the_originals_are_read(tmp_path):
   for job in _JOBS:
     path.write_bytes(job)
     spec_lib.JobSpec(**flags.load(str(path)))
+  path.write_bytes(_SCALE)
+  assert paper_spec.load_scale(str(path)).seeds == (0,)
   path.write_bytes(_SWEEP)
   assert len(expand.variants(sweep_spec.load(str(path)))) == 2 * 3 * 3 * 2
 
@@ -72,6 +76,14 @@ def test_sweep_files(case, tmp_path):
     found = sweep_spec.load(str(path))
     if found.draws < _MAX_TRIALS:
       expand.variants(found)
+
+
+@fuzzing.fuzz(fuzzing.edited(_SCALE), quick=300, slow=6_000)
+def test_scales_of_the_paper(case, tmp_path):
+  path = tmp_path / 'x.toml'
+  path.write_bytes(case)
+  with fuzzing.only_mistakes():
+    paper_spec.load_scale(str(path))
 
 
 @pytest.fixture(name='plan')
