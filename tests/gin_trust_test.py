@@ -54,6 +54,11 @@ def _parse(folder, text, trust=False):
         _RUN + 'X = @train.sys.exit()\n',
         _RUN + 'X = @train.pathlib.Path()\n',
         _RUN + 'X = @train.jax.numpy.load()\n',
+        # gin's own, but for what it saves itself.
+        'from gin import utils\n',
+        _HEAD + 'from gin import config\nX = @config.parse_config_file()\n',
+        _HEAD + 'from gin import config\nX = @config.os.system()\n',
+        _RUN + 'X = @gin.macro.__builtins__.update()\n',
         # What is not for others.
         _RUN + 'X = @train._evaluate()\n',
         _RUN + 'X = @train.__loader__.set_data()\n',
@@ -77,6 +82,15 @@ def test_one_trusted_file_is_no_other(folder):
   gin.clear_config()
   with pytest.raises(ValueError, match='names train.pathlib.PurePath'):
     _parse(folder, _RUN + 'X = @train.pathlib.PurePath()\n')
+
+
+def test_a_saved_config_is_read_again(folder):
+  _parse(folder, _RUN + 'X = @a/gin.singleton()\n')
+  text = gin_utils.config_text()
+  assert 'from gin import config' in text
+  gin.clear_config()
+  _parse(folder, text)
+  assert gin_utils.parsed_bindings()['X'] == '@a/config.singleton()'
 
 
 def test_includes(folder):

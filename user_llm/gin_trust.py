@@ -17,6 +17,10 @@ import gin
 PACKAGES = ('user_llm',)
 # They run other configs, and take the flag that lifts all this.
 _REFUSED = ('user_llm.main', 'user_llm.gin_utils', 'user_llm.gin_trust')
+# What gin writes into the configs that it saves where files name
+# `gin.singleton`.
+_GIN = 'gin.config'
+_GIN_PARTS = (gin.config.macro, gin.config.singleton)
 _MAX_BYTES = 1 << 20
 _MEND = (
     'If you have read the file and everything that it names, and trust it as '
@@ -40,7 +44,8 @@ class _GuardedContext(gin.config.ParseContext):
 
   def process_import(self, statement: Any) -> None:
     name = statement.module
-    if not name.startswith('__gin__.') and not _is_allowed(name):
+    is_gin = name == _GIN or name.startswith('__gin__.')
+    if not is_gin and not _is_allowed(name):
       raise Refused(
           f'it imports {name}, and a gin file may import only '
           f'{", ".join(PACKAGES)}, not {", ".join(_REFUSED)}. {_MEND}'
@@ -50,9 +55,10 @@ class _GuardedContext(gin.config.ParseContext):
   def _resolve_selector(self, selector: str) -> tuple[list[str], list[Any]]:
     names, values = super()._resolve_selector(selector)
     module = getattr(values[-1], '__module__', None)
-    is_builtin = names[0] == 'gin'
+    is_gin = names[0] == 'gin' and len(names) == 2
+    is_gin |= any(values[-1] is part for part in _GIN_PARTS)
     is_private = any(name.startswith('_') for name in names)
-    if not is_builtin and (is_private or not _is_allowed(str(module))):
+    if is_private or not (is_gin or _is_allowed(str(module))):
       raise Refused(
           f'it names {selector}, which is of {module}: a gin file may name '
           f'only public parts of {", ".join(PACKAGES)}. {_MEND}'

@@ -75,7 +75,7 @@ def test_files(case, load):
         ),
         max_size=2,
     ),
-    quick=500,
+    quick=300,
     slow=6_000,
 )
 def test_overrides(case, load):

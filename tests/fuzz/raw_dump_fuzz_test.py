@@ -198,12 +198,12 @@ def test_the_originals_are_read(reader, files, read):
   assert raw.num_event_rows >= 3 and not raw.rejects.counts('events')
 
 
-@fuzzing.fuzz(_sources(_100K, _DAT, _CSV), quick=150, slow=2_000)
+@fuzzing.fuzz(_sources(_100K, _DAT, _CSV), quick=100, slow=2_000)
 def test_movielens(case, read):
   read(case, _READERS['movielens'])
 
 
-@fuzzing.fuzz(_sources(_AMAZON, _AMAZON_2023), quick=150, slow=2_000)
+@fuzzing.fuzz(_sources(_AMAZON, _AMAZON_2023), quick=100, slow=2_000)
 def test_amazon(case, read):
   read(case, _READERS['amazon'])
 
@@ -213,7 +213,7 @@ def test_google_local(case, read):
   read(case, _READERS['google'])
 
 
-@fuzzing.fuzz(_sources(_TABLE), quick=150, slow=2_000)
+@fuzzing.fuzz(_sources(_TABLE), quick=100, slow=2_000)
 def test_table(case, read):
   read(case, _READERS['table'])
 

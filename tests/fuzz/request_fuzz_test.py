@@ -63,7 +63,7 @@ def test_bytes(case, read):
 
 @fuzzing.fuzz(
     fuzzing.edited_json(_REQUEST, {'history': []}) | fuzzing.json_values(),
-    quick=600,
+    quick=350,
     slow=10_000,
 )
 def test_values(case, read):

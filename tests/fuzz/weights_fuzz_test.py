@@ -201,7 +201,7 @@ def test_llama2c(case, folder):
 
 @fuzzing.fuzz(
     fuzzing.edited_json(*_CONFIGS) | fuzzing.json_values(),
-    quick=600,
+    quick=350,
     slow=10_000,
 )
 def test_config_json(case, folder):
@@ -220,7 +220,7 @@ def test_tokenizer_json_bytes(case, folder):
 
 
 @fuzzing.fuzz(
-    fuzzing.edited_json(json.loads(_FAST)), quick=300, slow=6_000
+    fuzzing.edited_json(json.loads(_FAST)), quick=150, slow=6_000
 )
 def test_tokenizer_json_values(case, folder):
   path = folder()
