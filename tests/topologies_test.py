@@ -121,7 +121,7 @@ HloModule step
 }
 
 ENTRY %main (p: f32[8]) -> f32[8] {
-  %w = (f32[8]) while(%p), body=%body.1, backend_config={"known_trip_count":{"n":"3"}}
+  %w = (f32[8]) while(%p), body=%body.1, config={"known_trip_count":{"n":"3"}}
   %pair = (f32[2]{0}, f32[3]{0}) all-reduce(%p, %p), to_apply=%add.1
   %start = (f32[4]{0}, f32[8]{0}) all-gather-start(%p), dimensions={0}
   %done = f32[8]{0} all-gather-done(%start)
@@ -161,7 +161,7 @@ def _dry_run(tmp_path, tiny_dataset, topology, *flags):
   config.write_text(
       "include 'models/user_encoder.gin'\n"
       "include 'runs/pretrain_encoder.gin'\n"
-      'ENCODER_LAYERS = 1\nHISTORY_LENGTH = 12\nNUM_STEPS = 9\n'
+      'ENCODER_LAYERS = 1\nHISTORY_LENGTH = 12\nNUM_STEPS = 900\n'
       f'BATCH_SIZE = 64\nLEARNING_RATE = 0.1\nDATA_DIR = {tiny_dataset!r}\n'
   )
   return subprocess.run(
