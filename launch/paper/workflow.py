@@ -145,7 +145,7 @@ def argv(job: Job, scale: spec_lib.Scale, inputs: Inputs) -> list[str]:
     if 'data/next_item_and_favourite.gin' in files:
       macros['FAVOURITE_TASK'] = f'favourite_{inputs.label}'
     if run.name != 'lm':
-      files.append('runs/test_at_the_end.gin')
+      files.append('data/test_at_the_end.gin')
   return [
       sys.executable, '-m', 'user_llm.main', run.mode,
       *(f'--gin_file={file}' for file in files),

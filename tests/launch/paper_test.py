@@ -133,7 +133,7 @@ def test_a_command(scale, tmp_path):
   argv = workflow.argv(job, scale, inputs)
   assert argv[:4] == [sys.executable, '-m', 'user_llm.main', 'train']
   files = [a.partition('=')[2] for a in argv if a.startswith('--gin_file=')]
-  assert files[-2:] == ['strategies/enc.gin', 'runs/test_at_the_end.gin']
+  assert files[-2:] == ['strategies/enc.gin', 'data/test_at_the_end.gin']
   assert 'strategies/full.gin' not in files
   for flag in (
       f'--workdir={tmp_path}/enc-seed3', '--gin.SEED=3',
