@@ -11,24 +11,34 @@ import hashlib
 import pathlib
 import re
 import sys
+import threading
+import time
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from user_llm import checkpoint_files
 from user_llm import compatibility
 from user_llm import train_state
 
 _FOLDER = 'checkpoints'
+_POLL_SECS = 0.01
+
+
+def _warn(text: str) -> None:
+  if jax.process_index() == 0:
+    print(f'warning: {text}', file=sys.stderr, flush=True)
 
 
 class Checkpoints:
   """The checkpoints of one workdir.
 
-  As a context manager it waits at the end, after an error too, for what is
-  being saved.
+  Only steps that are whole are seen, see `checkpoint_files`. As a context
+  manager it waits at the end, after an error too, for what is being saved.
 
   Args:
     workdir: They are in its folder `checkpoints`.
@@ -40,6 +50,9 @@ class Checkpoints:
     self._keep = keep
     # Opened late: to look into a workdir must not make a folder there.
     self._manager = self._open(create=False) if self._path.is_dir() else None
+    self._sealer: threading.Thread | None = None
+    # Steps whose files were read already.
+    self._verified: set[int] = set()
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -65,7 +78,58 @@ class Checkpoints:
     if self._manager is None:
       return []
     self._manager.reload()
-    return sorted(self._manager.all_steps())
+    found = sorted(self._manager.all_steps())
+    whole = [s for s in found if checkpoint_files.is_whole(self._folder(s))]
+    for step in sorted(set(found) - set(whole)):
+      _warn(f'{self._folder(step)} is no checkpoint: ignored.')
+    return whole
+
+  def _folder(self, step: int) -> pathlib.Path:
+    return self._path / str(step)
+
+  def check_files(self, step: int) -> None:
+    """Raises ValueError if a step's files are not those that were written."""
+    if step in self._verified:
+      return
+    found = checkpoint_files.damages(self._folder(step))
+    self._verified.add(step)
+    if found:
+      raise ValueError(
+          f'The checkpoint {self._folder(step)} is damaged: {"; ".join(found)}. '
+          'Give another step (STEP), or start the training again: it sets this '
+          'one aside and goes on from the one before.'
+      )
+
+  def undamaged_steps(self) -> list[int]:
+    """As `steps`; damaged ones at the end are set aside first, and told.
+
+    Only for who trains here: others may be reading. What is no checkpoint is
+    set aside too: Orbax would count it among the newest, which are kept.
+    """
+    steps = self.steps()
+    if self._manager is not None and jax.process_index() == 0:
+      for step in set(self._manager.all_steps()) - set(steps):
+        aside = checkpoint_files.set_aside(self._folder(step), 'foreign')
+        _warn(f'it is now {aside}.')
+    while steps:
+      folder = self._folder(steps[-1])
+      good = True
+      if jax.process_index() == 0:
+        found = checkpoint_files.damages(folder)
+        if found:
+          good = False
+          aside = checkpoint_files.set_aside(folder, 'damaged')
+          _warn(
+              f'the checkpoint of step {steps[-1]} is damaged: '
+              f'{"; ".join(found)}. It is now {aside}; the one before is used.'
+          )
+      if jax.process_count() > 1:
+        good = bool(multihost_utils.broadcast_one_to_all(np.array(good)))
+      if good:
+        self._verified.add(steps[-1])
+        break
+      steps.pop()
+    return self.steps()
 
   def save(
       self, state: train_state.TrainState, identity: Mapping[str, str]
@@ -73,8 +137,10 @@ class Checkpoints:
     """Starts to save; the state may be donated as soon as this returns."""
     if self._manager is None:
       self._manager = self._open(create=True)
+    self._join_sealer()
+    step = int(state.step)
     self._manager.save(
-        int(state.step),
+        step,
         args=ocp.args.Composite(
             params=ocp.args.StandardSave(state.trainable),
             rest=ocp.args.StandardSave(
@@ -83,11 +149,30 @@ class Checkpoints:
             metadata=ocp.args.JsonSave(dict(identity)),
         ),
     )
+    if jax.process_index() == 0:
+      self._sealer = threading.Thread(target=self._seal, args=[step])
+      self._sealer.start()
+
+  def _seal(self, step: int) -> None:
+    """Waits until a step is finished, then writes its manifest."""
+    folder = self._folder(step)
+    while not folder.is_dir():
+      if not self._manager.is_saving_in_progress():
+        break  # It has failed, or ends between the two questions.
+      time.sleep(_POLL_SECS)
+    if folder.is_dir():
+      checkpoint_files.seal(folder)
+
+  def _join_sealer(self) -> None:
+    if self._sealer is not None:
+      self._sealer.join()
+      self._sealer = None
 
   def wait(self) -> None:
     """Returns when all that was saved is on disk; raises if it is not."""
     if self._manager is not None:
       self._manager.wait_until_finished()
+      self._join_sealer()
 
   def metadata(self, step: int) -> dict[str, str]:
     return self._manager.restore(
@@ -168,6 +253,7 @@ class InitFrom:
           f'INIT_FROM {self.prefix!r}: no checkpoint in {self.path}; it must '
           'be the workdir of a run that has saved one.'
       )
+    checkpoints.check_files(steps[-1])
     meaning = {k: v for k, v in identity.items() if k != 'events'}
     compatibility.check_identity(
         checkpoints.metadata(steps[-1]), meaning, self.path
@@ -256,6 +342,7 @@ def restore_or_initialise(
   state = trainer.abstract_state(batch_spec)
   if steps:
     step = steps[-1] if step is None else step
+    checkpoints.check_files(step)
     _check_fits(checkpoints, step, state, identity, same_events)
   flat = train_state.flatten(train_state.merge(state.trainable, state.frozen))
   values: dict[str, np.ndarray | jax.Array] = {}

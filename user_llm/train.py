@@ -110,6 +110,7 @@ def train(
     return
 
   checkpoints = checkpoints_lib.Checkpoints(workdir)
+  checkpoints.undamaged_steps()
   state, identity = checkpoints_lib.restore_or_initialise(
       trainer, batch_spec, checkpoints, init_from, dataset.identity,
       same_events=not allow_data_change,

@@ -1,0 +1,97 @@
+"""Whether a checkpoint's files are those that were written.
+
+Orbax restores a flipped bit in silence. So each step's folder has, written last,
+a manifest with the size and the SHA-256 of every file.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+
+MANIFEST = 'manifest.json'
+# Of every step that Orbax has finished.
+_PARTS = ('_CHECKPOINT_METADATA', 'metadata', 'params', 'rest')
+_CHUNK_BYTES = 1 << 22
+
+
+def is_whole(folder: pathlib.Path) -> bool:
+  """Whether a folder looks like a finished step: not a stranger's, not empty."""
+  return all((folder / name).exists() for name in _PARTS)
+
+
+def seal(folder: pathlib.Path) -> None:
+  """Writes the manifest of a finished step, whole or not at all."""
+  text = json.dumps({'files': _files(folder)}, indent=1) + '\n'
+  partial = folder / f'.{MANIFEST}'
+  partial.write_text(text, encoding='utf-8')
+  with partial.open('rb') as file:
+    os.fsync(file.fileno())
+  partial.replace(folder / MANIFEST)
+
+
+def is_sealed(folder: pathlib.Path) -> bool:
+  return (folder / MANIFEST).is_file()
+
+
+def damages(folder: pathlib.Path) -> list[str]:
+  """What is not as it was written; of a step without a manifest nothing.
+
+  Such a step was finished by Orbax, and then killed, or is of an older version.
+  """
+  if not is_sealed(folder):
+    return []
+  try:
+    manifest = json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
+    wanted = {
+        name: (entry['bytes'], entry['sha256'])
+        for name, entry in manifest['files'].items()
+    }
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    return [f'{MANIFEST} cannot be read ({error})']
+  found = []
+  for name, (size, digest) in wanted.items():
+    path = folder / name
+    if not path.is_file():
+      found.append(f'{name} is missing')
+    elif path.stat().st_size != size:
+      found.append(f'{name} has {path.stat().st_size:,} bytes, not {size:,}')
+    elif _sha256(path) != digest:
+      found.append(f'{name} has other bytes than were written')
+  return found
+
+
+def set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
+  """Renames a folder, so that nobody takes it for a step; deletes nothing.
+
+  Example: '12' -> 'damaged-12-0'.
+  """
+  number = 0
+  while True:
+    target = folder.with_name(f'{why}-{folder.name}-{number}')
+    if not target.exists():
+      return folder.rename(target)
+    number += 1
+
+
+def num_bytes(folder: pathlib.Path) -> int:
+  """All files together."""
+  return sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
+
+
+def _files(folder: pathlib.Path) -> dict[str, dict[str, int | str]]:
+  return {
+      path.relative_to(folder).as_posix(): {
+          'bytes': path.stat().st_size, 'sha256': _sha256(path)
+      }
+      for path in sorted(folder.rglob('*'))
+      if path.is_file() and path.name not in (MANIFEST, f'.{MANIFEST}')
+  }
+
+
+def _sha256(path: pathlib.Path) -> str:
+  sha = hashlib.sha256()
+  with path.open('rb') as file:
+    while chunk := file.read(_CHUNK_BYTES):
+      sha.update(chunk)
+  return sha.hexdigest()
