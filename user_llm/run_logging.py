@@ -20,6 +20,8 @@ from typing import Any
 METRICS_FILE = 'metrics.jsonl'
 RUN_FILE = 'run.json'
 WALL_KEY = 'train/wall_secs'
+# A step's scalar: 1 if it changed nothing, see `trainer.Trainer`.
+SKIPPED = 'skipped'
 
 # A device array, a numpy scalar or a number.
 Scalar = Any
@@ -111,6 +113,8 @@ class RunLogger:
         f'{self._prefix}{name}': float(value) for name, value in metrics.items()
     }
     self._check_finite(step, values)
+    if values.get(f'{self._prefix}{SKIPPED}'):
+      values = {k: v for k, v in values.items() if math.isfinite(v)}
     self._progress.show(values.get(f'{self._prefix}loss'))
     self._append(step, {**values, WALL_KEY: round(self.wall_secs, 2)})
 
@@ -142,6 +146,8 @@ class RunLogger:
       self._writer.close()
 
   def _check_finite(self, step: int, values: Mapping[str, float]) -> None:
+    if values.get(f'{self._prefix}{SKIPPED}'):
+      return  # It left no trace.
     for name, value in values.items():
       if name.endswith('loss') and not math.isfinite(value):
         raise FloatingPointError(

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from user_llm import bad_steps
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import dry_run as dry_run_lib
 from user_llm import evaluator as evaluator_lib
@@ -42,6 +43,7 @@ def train(
     log_every_steps: int = 20,
     eval_every_steps: int = 0,
     save_every_steps: int = 500,
+    max_bad_steps: int = 3,
     allow_data_change: bool = False,
     dry_run: bool = False,
     topology: str | None = None,
@@ -70,6 +72,8 @@ def train(
     log_every_steps: Between lines of metrics.jsonl.
     eval_every_steps: Between evaluations; 0: only at the end.
     save_every_steps: Between checkpoints; the last step is always saved.
+    max_bad_steps: So many steps in a row whose loss or gradient is not finite,
+      each of which is skipped, end the run.
     allow_data_change: Go on though the dataset's events are others than those
       of the checkpoint; the next ones say which they are.
     dry_run: Print parameters, shapes and memory, then return.
@@ -87,6 +91,7 @@ def train(
       num_microbatches=num_microbatches,
       LOG_EVERY_STEPS=log_every_steps,
       SAVE_EVERY_STEPS=save_every_steps,
+      MAX_BAD_STEPS=max_bad_steps,
   )
   _check_integers(0, SEED=seed, EVAL_EVERY_STEPS=eval_every_steps)
   device_mesh = mesh.make(topology and topologies.devices(topology))
@@ -131,6 +136,7 @@ def train(
   )
   step_fn = trainer.compile_step(state, batch_spec)
   rates = _learning_rates(optimizer, num_steps)
+  bad = bad_steps.BadSteps(workdir, max_bad_steps, is_writer)
   with preemption.Watch() as watch, checkpoints, run_logging.RunLogger(
       workdir,
       num_steps=num_steps,
@@ -144,9 +150,11 @@ def train(
           state, trainer.device_batch({key: batch[key] for key in batch_spec})
       )
       logger.log(step, {**scalars, 'learning_rate': rates[step - 1]})
+      bad.log(step, scalars, batch)
       last = step == num_steps
       stop = watch.is_due(step) and not last
       if last or stop or step % save_every_steps == 0:
+        bad.flush()
         logger.check(step, scalars)  # A step that is not finite is not saved.
         checkpoints.save(state, identity)
       if stop:

@@ -13,6 +13,7 @@ import optax
 from user_llm import flops
 from user_llm import losses
 from user_llm import partitioning
+from user_llm import run_logging
 from user_llm import train_state
 from user_llm.models import layers
 from user_llm.objectives import objective as objective_lib
@@ -138,7 +139,9 @@ class Trainer:
     """The compiled `(state, batch) -> (state, scalars)`; donates the state.
 
     Scalars are f32[]: `loss` (mean over the batch's valid targets), `weight`
-    (how many they are), `grad_norm` and the objective's own metrics.
+    (how many they are), `grad_norm`, `skipped` (1 if loss or gradient is not
+    finite: then the step changes nothing but its number) and the objective's
+    own metrics.
     """
     batch = self._abstract_batch(batch_spec)
     with jax.set_mesh(self.mesh):
@@ -186,17 +189,24 @@ class Trainer:
     updates, opt_state = self.optimizer.update(
         grads, state.opt_state, state.trainable
     )
+    norm = optax.global_norm(grads)
+    is_good = jnp.isfinite(loss.total) & jnp.isfinite(norm)
     scalars = {
         'loss': loss.total / weight,
         'weight': loss.weight,
-        'grad_norm': optax.global_norm(grads),
+        'grad_norm': norm,
+        run_logging.SKIPPED: 1.0 - is_good,
     }
     for name, (total, count) in loss.metrics.items():
       scalars[name] = total / jnp.maximum(count, 1.0)
+    # A bad step leaves no trace in parameters, moments and counts.
+    trainable, opt_state = jax.tree.map(
+        functools.partial(jnp.where, is_good),
+        (optax.apply_updates(state.trainable, updates), opt_state),
+        (state.trainable, state.opt_state),
+    )
     return state._replace(
-        step=state.step + 1,
-        trainable=optax.apply_updates(state.trainable, updates),
-        opt_state=opt_state,
+        step=state.step + 1, trainable=trainable, opt_state=opt_state
     ), scalars
 
   def _gradients(

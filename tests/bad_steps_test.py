@@ -1,0 +1,122 @@
+"""A step that is not finite leaves no trace; several end the run with a reason."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import small_run
+from user_llm import checkpoints as checkpoints_lib
+from user_llm import optimizers
+from user_llm import partitioning
+from user_llm import train as train_lib
+from user_llm import trainer as trainer_lib
+from user_llm.objectives import next_event
+
+pytestmark = pytest.mark.usefixtures('compilation_cache')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Breaking(next_event.NextEvent):
+  """Its loss is bad in the steps whose items add up to one of some sums."""
+
+  sums: tuple[int, ...]
+  gradient_only: bool = False
+
+  def loss(self, params, batch, rng):
+    loss = super().loss(params, batch, rng)
+    is_bad = jnp.isin(jnp.sum(batch['target_item']), jnp.array(self.sums))
+    if not self.gradient_only:
+      return loss._replace(total=jnp.where(is_bad, jnp.nan, 1) * loss.total)
+    # sqrt has no slope at 0.
+    x = jnp.sum(jax.tree.leaves(params)[0])
+    zero = jnp.where(is_bad, x - jax.lax.stop_gradient(x), 1.0)
+    return loss._replace(total=loss.total + jnp.sqrt(zero) * is_bad)
+
+
+def _breaking(data_dir, steps, gradient_only=False):
+  """Breaks in these steps, from 1."""
+  batches = small_run.batches(data_dir, 12)
+  sums = tuple(int(batches[step - 1]['target_item'].sum()) for step in steps)
+  assert len({int(b['target_item'].sum()) for b in batches}) == 12
+  base = small_run.objective(data_dir)
+  return _Breaking(
+      encoder=base.encoder, sums=sums, gradient_only=gradient_only
+  )
+
+
+@pytest.mark.parametrize('gradient_only', [False, True])
+def test_a_bad_step_leaves_no_trace(tiny_dataset, gradient_only):
+  """Bit by bit as if its batch had not been there, but for its number."""
+  trainer = trainer_lib.Trainer(
+      objective=_breaking(tiny_dataset, (3,), gradient_only),
+      optimizer=optimizers.AdamW(learning_rate=0.01, warmup_steps=1).make(10),
+      mesh=partitioning.MeshConfig(model=4).make(),
+  )
+  spec = small_run.spec(tiny_dataset)
+  batches = [
+      trainer.device_batch({key: batch[key] for key in spec})
+      for batch in small_run.batches(tiny_dataset, 5)
+  ]
+  state = trainer.init_state(spec)
+  step = trainer.compile_step(state, spec)
+  skipped = []
+  for batch in batches:
+    before = jax.tree.map(np.array, (state.trainable, state.opt_state))
+    state, scalars = step(state, batch)
+    skipped.append(float(scalars['skipped']))
+    after = jax.tree.map(np.array, (state.trainable, state.opt_state))
+    equal = [
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after))
+    ]
+    assert all(equal) == bool(skipped[-1])
+  assert skipped == [0, 0, 1, 0, 0]
+  assert int(state.step) == 5
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(after))
+
+
+def test_a_run_goes_on(tiny_dataset, tmp_path, capsys):
+  train_lib.train(**small_run.arguments(
+      tiny_dataset, tmp_path, evaluators=(),
+      objective=_breaking(tiny_dataset, (4, 9, 10)),
+  ))
+  # 4 is a step that saves.
+  assert checkpoints_lib.Checkpoints(str(tmp_path)).steps() == [8, 12]
+  err = capsys.readouterr().err
+  for number in (4, 9, 10):
+    assert f'step {number} is skipped, it is not finite: loss nan' in err
+  rows = [
+      json.loads(line, parse_constant=pytest.fail)
+      for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  ]
+  assert [row['train/skipped'] for row in rows] == [
+      float(step in (4, 9, 10)) for step in range(1, 13)
+  ]
+  assert 'train/loss' not in rows[3] and 'train/loss' in rows[4]
+  assert not (tmp_path / 'bad_steps').exists()
+
+
+def test_too_many_in_a_row(tiny_dataset, tmp_path, capsys):
+  arguments = small_run.arguments(
+      tiny_dataset, tmp_path, evaluators=(), max_bad_steps=2,
+      objective=_breaking(tiny_dataset, (3, 6, 7, 8)),
+  )
+  (tmp_path / 'config.gin').write_text('A = 1\n')
+  with pytest.raises(
+      FloatingPointError, match=r'Steps 6 to 7 were not finite .*MAX_BAD_STEPS'
+  ):
+    train_lib.train(**arguments)
+  assert checkpoints_lib.Checkpoints(str(tmp_path)).steps() == [4]
+  bundle = tmp_path / 'bad_steps'
+  rows = json.loads((bundle / 'scalars.json').read_text())
+  assert [row['step'] for row in rows] == [6, 7]
+  assert (bundle / 'config.gin').read_text() == 'A = 1\n'
+  batches = small_run.batches(tiny_dataset, 7)
+  for step in (6, 7):
+    with np.load(bundle / f'batch-{step}.npz') as found:
+      for key, value in batches[step - 1].items():
+        np.testing.assert_array_equal(found[key], value)
