@@ -164,7 +164,7 @@ def test_one_device_equals_eight(
   monkeypatch.setattr(
       partitioning.MeshConfig,
       'make',
-      lambda self: jax.make_mesh(
+      lambda self, *unused: jax.make_mesh(
           (1, 1, 1),
           partitioning.MESH_AXES,
           axis_types=(jax.sharding.AxisType.Auto,) * 3,

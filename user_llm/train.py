@@ -1,6 +1,6 @@
 """The entry function `train`: start or resume a run, to its end."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import pathlib
 import sys
 from typing import Any
@@ -127,13 +127,7 @@ def train(
   is_writer = jax.process_index() == 0
   if is_writer:
     _write_start(workdir, state, dataset, seed)
-  batches = dataset.train_batches(
-      batch_size=batch_size,
-      seed=seed,
-      start_step=start_step,
-      host=jax.process_index(),
-      num_hosts=jax.process_count(),
-  )
+  batches = _batches(dataset, batch_size, seed, start_step)
   step_fn = trainer.compile_step(state, batch_spec)
   rates = _learning_rates(optimizer, num_steps)
   bad = bad_steps.BadSteps(workdir, max_bad_steps, is_writer)
@@ -185,6 +179,22 @@ def _batch_spec(
         objective, num_tokens, dataset.name, dataset.history_length
     )
   return batch_spec
+
+
+def _batches(
+    dataset: pipeline.Dataset | pipeline.Mixture,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+) -> Iterator[dict[str, np.ndarray]]:
+  """This host's part of each batch."""
+  return dataset.train_batches(
+      batch_size=batch_size,
+      seed=seed,
+      start_step=start_step,
+      host=jax.process_index(),
+      num_hosts=jax.process_count(),
+  )
 
 
 def _evaluate(
