@@ -237,6 +237,18 @@ def test_a_dual_encoder_builds(build):
   assert 'target_item' in batch and 'target_genre' not in batch
 
 
+def test_sampled_softmax_comes_after_the_run(build):
+  files = ['models/user_encoder.gin', 'runs/pretrain_encoder.gin']
+  full, _ = build(*files)
+  overrides = ['NUM_NEGATIVES=7', 'NEGATIVES_POWER=1.0']
+  sampled, _ = build(*files, 'models/sampled_softmax.gin', overrides=overrides)
+  assert sampled.keys() == full.keys()
+  candidates = _value('OBJECTIVE').item_softmax
+  assert candidates.draw(jax.random.key(0)).shape == (7,)
+  assert candidates.power == 1
+  assert candidates.features.num_items == _value('DATASET').schema['item'].size
+
+
 @pytest.mark.parametrize('has_user', [True, False])
 @pytest.mark.parametrize('prompt_tokens', [0, 40])
 def test_embeddings_and_text_prompts_are_settings_of_the_same_files(
