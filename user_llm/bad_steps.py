@@ -95,7 +95,7 @@ class BadSteps:
     for step, batch in self._batches:
       if step in bad:
         with (self._folder / f'batch-{step}.npz').open('wb') as file:
-          np.savez_compressed(file, **batch)
+          np.savez_compressed(file, allow_pickle=False, **batch)
     text = json.dumps(self._rows, indent=1, default=str) + '\n'
     (self._folder / 'scalars.json').write_text(text, encoding='utf-8')
     config = self._folder.parent / 'config.gin'
