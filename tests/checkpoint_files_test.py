@@ -124,6 +124,14 @@ def test_who_reads_refuses(run, tiny_dataset, damage):
     )
 
 
+def test_a_damaged_step_is_refused_every_time(run):
+  _flip(run / 'checkpoints' / '12')
+  checkpoints = checkpoints_lib.Checkpoints(str(run))
+  for _ in range(2):
+    with pytest.raises(ValueError, match='12 is damaged'):
+      checkpoints.check_files(12)
+
+
 def test_what_is_no_checkpoint_is_ignored(run, tiny_dataset, capsys):
   folder = run / 'checkpoints'
   (folder / '99').mkdir()

@@ -7,6 +7,7 @@ The compiled step itself leaves parameters and optimizer as they were, see
 import collections
 from collections.abc import Mapping
 import json
+import math
 import pathlib
 import shutil
 import sys
@@ -96,7 +97,12 @@ class BadSteps:
       if step in bad:
         with (self._folder / f'batch-{step}.npz').open('wb') as file:
           np.savez_compressed(file, allow_pickle=False, **batch)
-    text = json.dumps(self._rows, indent=1, default=str) + '\n'
+    # JSON has no NaN.
+    rows = [
+        {k: v if math.isfinite(v) else str(v) for k, v in row.items()}
+        for row in self._rows
+    ]
+    text = json.dumps(rows, indent=1, allow_nan=False) + '\n'
     (self._folder / 'scalars.json').write_text(text, encoding='utf-8')
     config = self._folder.parent / 'config.gin'
     if config.is_file():

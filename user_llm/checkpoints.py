@@ -92,13 +92,13 @@ class Checkpoints:
     if step in self._verified:
       return
     found = checkpoint_files.damages(self._folder(step))
-    self._verified.add(step)
     if found:
       raise ValueError(
           f'The checkpoint {self._folder(step)} is damaged: {"; ".join(found)}. '
           'Give another step (STEP), or start the training again: it sets this '
           'one aside and goes on from the one before.'
       )
+    self._verified.add(step)
 
   def undamaged_steps(self) -> list[int]:
     """As `steps`; damaged ones at the end are set aside first, and told.
