@@ -12,7 +12,10 @@ _ENTRIES = ('train', 'evaluate', 'infer', 'embed', 'export', 'cost')
 _LAYERS = (
     ('main', 'gin_utils', 'gin_trust', 'check'),
     _ENTRIES,
-    ('trainer', 'evaluator', 'checkpoints', 'run_logging', 'report'),
+    (
+        'trainer', 'training_run', 'evaluator', 'checkpoints', 'run_logging',
+        'report',
+    ),
     ('objectives',),
     ('models', 'decoding', 'pretrained'),
     ('partitioning',),

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import small_run
+from user_llm import bad_steps
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import optimizers
 from user_llm import partitioning
+from user_llm import spikes
 from user_llm import train as train_lib
 from user_llm import trainer as trainer_lib
 from user_llm.objectives import next_event
@@ -102,12 +104,12 @@ def test_a_run_goes_on(tiny_dataset, tmp_path, capsys):
 
 def test_too_many_in_a_row(tiny_dataset, tmp_path, capsys):
   arguments = small_run.arguments(
-      tiny_dataset, tmp_path, evaluators=(), max_bad_steps=2,
+      tiny_dataset, tmp_path, evaluators=(), max_bad_steps=2, max_rollbacks=0,
       objective=_breaking(tiny_dataset, (3, 6, 7, 8)),
   )
   (tmp_path / 'config.gin').write_text('A = 1\n')
   with pytest.raises(
-      FloatingPointError, match=r'Steps 6 to 7 were not finite .*MAX_BAD_STEPS'
+      FloatingPointError, match=r'Steps 6 to 7 were bad, .*not finite.*MAX_BAD_STEPS'
   ):
     train_lib.train(**arguments)
   assert checkpoints_lib.Checkpoints(str(tmp_path)).steps() == [4]
@@ -123,3 +125,141 @@ def test_too_many_in_a_row(tiny_dataset, tmp_path, capsys):
     with np.load(bundle / f'batch-{step}.npz') as found:
       for key, value in batches[step - 1].items():
         np.testing.assert_array_equal(found[key], value)
+
+
+def _arguments(data_dir, folder, **changes):
+  return small_run.arguments(
+      data_dir, folder, evaluators=(), max_bad_steps=2,
+      objective=_breaking(data_dir, (6, 7, 10)), **changes,
+  )
+
+
+def _params(folder, step=12):
+  return checkpoints_lib.Checkpoints(str(folder)).load_params(step)
+
+
+def _assert_same(found, wanted):
+  assert found.keys() == wanted.keys()
+  for path, value in wanted.items():
+    np.testing.assert_array_equal(found[path], value)
+
+
+def test_a_run_goes_back_and_leaves_the_data_out(
+    tiny_dataset, tmp_path, capsys, monkeypatch
+):
+  """Back to 4, and on with the batches from 8 on, as if 5 to 7 were not there.
+  """
+  train_lib.train(**_arguments(tiny_dataset, tmp_path / 'run'))
+  err = capsys.readouterr().err
+  assert 'back to step 4, without the 3 batches since (1 of at most 2' in err
+  assert err.count('step 7 is skipped') == 2
+  rows = [
+      json.loads(line)
+      for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+  ]
+  assert [row['step'] for row in rows] == list(range(1, 13))
+  # Batch 10 is that of step 7 now.
+  assert [r['step'] for r in rows if r['train/skipped']] == [7]
+
+  batches = small_run.batches(tiny_dataset, 15)
+  wanted = batches[:4] + batches[7:]
+  dataset = small_run.dataset(tiny_dataset)
+  monkeypatch.setattr(
+      type(dataset),
+      'train_batches',
+      lambda self, start_step, **unused: iter(wanted[start_step:]),
+  )
+  train_lib.train(**_arguments(tiny_dataset, tmp_path / 'wanted'))
+  _assert_same(_params(tmp_path / 'run'), _params(tmp_path / 'wanted'))
+
+
+def test_a_run_that_went_back_resumes_with_the_same_data(
+    tiny_dataset, tmp_path
+):
+  for num_steps in (8, 12):
+    train_lib.train(
+        **_arguments(tiny_dataset, tmp_path / 'run', num_steps=num_steps)
+        | {'optimizer': _Constant()}
+    )
+  train_lib.train(
+      **_arguments(tiny_dataset, tmp_path / 'once')
+      | {'optimizer': _Constant()}
+  )
+  _assert_same(_params(tmp_path / 'run'), _params(tmp_path / 'once'))
+  folder = tmp_path / 'run' / 'checkpoints'
+  assert not list(folder.glob('rolled-back-*'))
+
+
+class _Constant(optimizers.AdamW):
+  """A schedule that does not depend on NUM_STEPS."""
+
+  def __init__(self):
+    super().__init__(learning_rate=0.01, warmup_steps=1)
+
+  def schedule(self, num_steps):
+    del num_steps
+    return lambda step: jnp.full_like(step, 0.01, dtype=jnp.float32)
+
+
+def test_checkpoints_of_the_bad_steps_are_set_aside(tiny_dataset, tmp_path):
+  """Saved while steps were bad, they hold nothing wrong, but no way out."""
+  train_lib.train(
+      **_arguments(tiny_dataset, tmp_path, save_every_steps=3)
+  )
+  folder = tmp_path / 'checkpoints'
+  assert (folder / 'rolled-back-6-0').is_dir()
+  assert checkpoints_lib.Checkpoints(str(tmp_path)).steps() == [9, 12]
+
+
+def test_it_goes_back_only_so_often(tiny_dataset, tmp_path):
+  arguments = small_run.arguments(
+      tiny_dataset, tmp_path, evaluators=(), max_bad_steps=2, max_rollbacks=1,
+      objective=_breaking(tiny_dataset, (6, 7, 9, 10)),
+  )
+  with pytest.raises(FloatingPointError, match='Steps 6 to 7 were bad'):
+    train_lib.train(**arguments)
+  rows = json.loads((tmp_path / 'rollbacks.json').read_text())
+  assert rows == [{
+      'to_step': 4, 'first_bad_step': 6, 'last_bad_step': 7, 'num_batches': 3
+  }]
+  # Started again, it comes to the same end.
+  with pytest.raises(FloatingPointError, match='Steps 6 to 7 were bad'):
+    train_lib.train(**arguments)
+
+
+def test_a_rollback_that_lies_ahead_is_forgotten(tmp_path):
+  rollbacks = bad_steps.Rollbacks(str(tmp_path), 3)
+  rollbacks.add(4, bad_steps.TooManyInARow('', 6, 7))
+  rollbacks.add(8, bad_steps.TooManyInARow('', 9, 12))
+  again = bad_steps.Rollbacks(str(tmp_path), 3)
+  assert [again.num_skipped(step) for step in (9, 8, 5, 3)] == [7, 7, 3, 0]
+  assert bad_steps.Rollbacks(str(tmp_path), 3).num_skipped(9) == 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Leaping(next_event.NextEvent):
+  """Its loss is a hundred times as large in the step of one sum of items."""
+
+  sums: tuple[int, ...]
+
+  def loss(self, params, batch, rng):
+    loss = super().loss(params, batch, rng)
+    leaps = jnp.isin(jnp.sum(batch['target_item']), jnp.array(self.sums))
+    return loss._replace(total=jnp.where(leaps, 100.0, 1.0) * loss.total)
+
+
+@pytest.mark.parametrize('threshold', [None, 20.0])
+def test_a_spike_is_skipped(
+    tiny_dataset, tmp_path, monkeypatch, capsys, threshold
+):
+  monkeypatch.setattr(spikes, 'WINDOW', 8)
+  base = small_run.objective(tiny_dataset)
+  tenth = small_run.batches(tiny_dataset, 10)[9]
+  train_lib.train(**small_run.arguments(
+      tiny_dataset, tmp_path, evaluators=(), spike_threshold=threshold,
+      objective=_Leaping(
+          encoder=base.encoder, sums=(int(tenth['target_item'].sum()),)
+      ),
+  ))
+  told = 'step 10 is skipped, its loss is a spike' in capsys.readouterr().err
+  assert told == (threshold is not None)

@@ -10,6 +10,7 @@ import small_run
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import optimizers
 from user_llm import partitioning
+from user_llm import restore
 from user_llm import train_state
 from user_llm import trainer as trainer_lib
 
@@ -29,7 +30,7 @@ def _trainer(data_dir, mesh=partitioning.MeshConfig(model=4), **fields):
 
 
 def _restored(trainer, data_dir, folder, init_from=(), identity=None, **fields):
-  return checkpoints_lib.restore_or_initialise(
+  return restore.restore_or_initialise(
       trainer,
       small_run.spec(data_dir),
       checkpoints_lib.Checkpoints(str(folder)),
@@ -122,7 +123,7 @@ def test_init_from(tiny_dataset, trained, tmp_path):
       if 'embeds' in path
   }
   assert identity == {
-      **_IDENTITY, 'frozen': checkpoints_lib.digest(frozen)
+      **_IDENTITY, 'frozen': restore.digest(frozen)
   }
 
 
@@ -273,6 +274,6 @@ def test_another_choice_of_what_trains(tiny_dataset, trained):
 def test_digest():
   params = {'a': np.arange(3.0), 'b': np.ones(2)}
   same = {'b': np.ones(2), 'a': np.arange(3.0)}
-  assert checkpoints_lib.digest(params) == checkpoints_lib.digest(same)
+  assert restore.digest(params) == restore.digest(same)
   same['a'][1] += 1e-12
-  assert checkpoints_lib.digest(params) != checkpoints_lib.digest(same)
+  assert restore.digest(params) != restore.digest(same)

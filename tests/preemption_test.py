@@ -1,11 +1,15 @@
 """Tests of SIGTERM: it saves the step it is in, and resuming is exact."""
 
+import itertools
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 import small_run
 
+from user_llm import checkpoints
 from user_llm import preemption
 from user_llm import trainer as trainer_lib
 from user_llm.train import train
@@ -53,3 +57,41 @@ def test_a_signalled_run_goes_on_bit_by_bit(
   train(**stopped)
   assert _losses(tmp_path / 'stopped') == _losses(tmp_path / 'whole')
   assert (tmp_path / 'stopped' / 'DONE').exists()
+
+
+def test_a_deadline(tiny_dataset, tmp_path, compilation_cache, monkeypatch, capsys):
+  """By a clock on which each step takes 5 s, it leaves 25 s before."""
+  monkeypatch.setattr(
+      preemption.time, 'monotonic', itertools.count(0, 5).__next__
+  )
+  with pytest.raises(SystemExit) as stop:
+    train(**small_run.arguments(
+        tiny_dataset, tmp_path, evaluators=(), hang_secs=0, deadline=60
+    ))
+  assert stop.value.code == preemption.EXIT_CODE
+  assert 'before --deadline' in capsys.readouterr().err
+  steps = checkpoints.Checkpoints(str(tmp_path)).steps()
+  assert steps[-1] not in (4, 8, 12)
+
+
+_TWO_SIGNALS = '''
+import signal, time
+from user_llm import checkpoints
+from user_llm import preemption
+with preemption.Watch() as watch:
+  signal.raise_signal(signal.SIGTERM)
+  assert watch.is_due(1)
+  try:
+    signal.raise_signal(signal.SIGTERM)
+  finally:
+    print('not here')
+'''
+
+
+def test_a_second_signal_does_not_wait():
+  done = subprocess.run(
+      [sys.executable, '-c', _TWO_SIGNALS],
+      capture_output=True, text=True, timeout=60, check=False,
+  )
+  assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, '')
+  assert 'second SIGTERM' in done.stderr

@@ -1,7 +1,9 @@
-"""Steps whose loss or gradient is not finite: skipped, counted, and at last fatal.
+"""Bad steps: skipped and counted; several in a row go back, and at last end it.
 
-The compiled step itself leaves parameters and optimizer as they were, see
-`trainer.Trainer`; this module tells the user, and stops a run that cannot go on.
+Bad are a loss or gradient that is not finite, and a spike of the loss. The
+compiled step leaves parameters and optimizer as they were, see
+`trainer.Trainer`; this module tells the user, sends a run back to its last
+checkpoint without the data since, and stops one that cannot go on.
 """
 
 import collections
@@ -18,6 +20,16 @@ import numpy as np
 from user_llm import run_logging
 
 _FOLDER = 'bad_steps'
+_ROLLBACKS_FILE = 'rollbacks.json'
+
+
+class TooManyInARow(FloatingPointError):
+  """Steps `first` to `last` were bad."""
+
+  def __init__(self, message: str, first: int, last: int):
+    super().__init__(message)
+    self.first = first
+    self.last = last
 
 
 class BadSteps:
@@ -54,7 +66,7 @@ class BadSteps:
       batch: This host's part of its batch.
 
     Raises:
-      FloatingPointError: too many steps in a row were skipped.
+      TooManyInARow: so many steps in a row were skipped.
     """
     self.flush()
     self._batches.append((step, batch))
@@ -73,18 +85,23 @@ class BadSteps:
     row = {name: float(value) for name, value in scalars.items()}
     self._rows.append({'step': step, **row})
     what = ', '.join(f'{name} {row[name]}' for name in ('loss', 'grad_norm'))
+    is_finite = all(math.isfinite(row[k]) for k in ('loss', 'grad_norm'))
+    why = 'its loss is a spike' if is_finite else 'it is not finite'
     if self._is_writer:
       print(
-          f'warning: step {step} is skipped, it is not finite: {what}.',
+          f'warning: step {step} is skipped, {why}: {what}.',
           file=sys.stderr, flush=True,
       )
     if self._in_a_row >= self._max_in_a_row:
       self._write()
-      raise FloatingPointError(
-          f'Steps {step - self._in_a_row + 1} to {step} were not finite '
-          f'({what}); the parameters are as before them. Their batches and '
-          f'gradient norms are in {self._folder}. Start again with a smaller '
-          'LEARNING_RATE or more warm-up, or allow more with MAX_BAD_STEPS.'
+      first = step - self._in_a_row + 1
+      raise TooManyInARow(
+          f'Steps {first} to {step} were bad, in the last one {why} ({what}); '
+          'the parameters are as before them. Their batches and gradient norms '
+          f'are in {self._folder}. Start again with a smaller LEARNING_RATE or '
+          'more warm-up, or allow more with MAX_BAD_STEPS.',
+          first,
+          step,
       )
 
   def _write(self) -> None:
@@ -107,3 +124,64 @@ class BadSteps:
     config = self._folder.parent / 'config.gin'
     if config.is_file():
       shutil.copy(config, self._folder)
+
+
+class Rollbacks:
+  """Which batches a run leaves out, because it went back before them.
+
+  They are in the workdir's `rollbacks.json`, so that a run that is killed leaves
+  out the same ones when it starts again.
+
+  Args:
+    workdir: Of the run.
+    limit: How many there may be.
+    is_writer: False on all hosts but one.
+  """
+
+  def __init__(self, workdir: str, limit: int, is_writer: bool = True):
+    self._path = pathlib.Path(workdir) / _ROLLBACKS_FILE
+    self._limit = limit
+    self._is_writer = is_writer
+    self._rows: list[dict[str, int]] = []
+    if self._path.is_file():
+      self._rows = json.loads(self._path.read_text(encoding='utf-8'))
+
+  def num_skipped(self, step: int) -> int:
+    """Batches that a run which starts after `step` leaves out.
+
+    What it went back from later is forgotten: it comes there again.
+    """
+    kept = [row for row in self._rows if row['to_step'] <= step]
+    if len(kept) < len(self._rows):
+      self._rows = kept
+      self._write()
+    return sum(row['num_batches'] for row in self._rows)
+
+  def add(self, to_step: int, error: TooManyInARow) -> None:
+    """Notes that the run goes back to a step, leaving out the data since.
+
+    Raises:
+      TooManyInARow: `error`, if there were enough of them.
+    """
+    if len(self._rows) >= self._limit:
+      raise error
+    self._rows.append({
+        'to_step': to_step,
+        'first_bad_step': error.first,
+        'last_bad_step': error.last,
+        'num_batches': error.last - to_step,
+    })
+    self._write()
+    if self._is_writer:
+      print(
+          f'warning: steps {error.first} to {error.last} were bad: back to step '
+          f'{to_step}, without the {error.last - to_step} batches since '
+          f'({len(self._rows)} of at most {self._limit} times).',
+          file=sys.stderr, flush=True,
+      )
+
+  def _write(self) -> None:
+    if self._is_writer:
+      partial = self._path.with_name(f'.{self._path.name}')
+      partial.write_text(json.dumps(self._rows, indent=1) + '\n')
+      partial.replace(self._path)

@@ -8,10 +8,15 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 
 MANIFEST = 'manifest.json'
 # Of every step that Orbax has finished.
 _PARTS = ('_CHECKPOINT_METADATA', 'metadata', 'params', 'rest')
+# Who reads a step holds a lock on it.
+PIN_FILE = '_CHECKPOINT_METADATA'
+# What a step takes beside its arrays: names, shapes, manifest.
+_SPARE_BYTES = 1 << 22
 _CHUNK_BYTES = 1 << 22
 
 
@@ -72,6 +77,18 @@ def set_aside(folder: pathlib.Path, why: str) -> pathlib.Path:
     if not target.exists():
       return folder.rename(target)
     number += 1
+
+
+def missing_room(folder: pathlib.Path, array_bytes: int) -> str:
+  """Why a folder's disk cannot hold another step; '' if it can."""
+  needed = array_bytes + _SPARE_BYTES
+  free = shutil.disk_usage(folder).free
+  if free >= needed:
+    return ''
+  return (
+      f'it takes {needed / 2**20:,.0f} MiB and {folder} has '
+      f'{free / 2**20:,.0f} MiB free: make room'
+  )
 
 
 def num_bytes(folder: pathlib.Path) -> int:

@@ -1,13 +1,13 @@
-"""Save, resume and initialise; the only file that knows Orbax.
+"""Save and load; the only file that knows Orbax.
 
 A checkpoint holds the trainable parameters, the optimizer's memory, the step,
 and what it was trained on. Frozen parameters are read again from their source
-(INIT_FROM), whose digest is in the checkpoint.
+(INIT_FROM), whose digest is in the checkpoint: see `restore`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import dataclasses
-import hashlib
 import pathlib
 import re
 import sys
@@ -17,16 +17,24 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as preservation_policy
 
 from user_llm import checkpoint_files
 from user_llm import compatibility
+from user_llm import lease
 from user_llm import train_state
 
 _FOLDER = 'checkpoints'
 _POLL_SECS = 0.01
+# A run whose checkpoints fail so often in a row ends.
+_MAX_FAILURES = 3
+
+
+def _barrier(name: str) -> None:
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
 
 
 def _warn(text: str) -> None:
@@ -34,11 +42,28 @@ def _warn(text: str) -> None:
     print(f'warning: {text}', file=sys.stderr, flush=True)
 
 
+class _Pinned(preservation_policy.PreservationPolicy):
+  """Keeps the steps that another process reads."""
+
+  def __init__(self, is_pinned: Callable[[int], bool]):
+    self._is_pinned = is_pinned
+
+  def should_preserve(
+      self, checkpoints: Sequence[Any], *, context: Any
+  ) -> Sequence[bool]:
+    del context
+    return [self._is_pinned(checkpoint.step) for checkpoint in checkpoints]
+
+
 class Checkpoints:
   """The checkpoints of one workdir.
 
   Only steps that are whole are seen, see `checkpoint_files`. As a context
   manager it waits at the end, after an error too, for what is being saved.
+
+  A save that fails is told at the next step and tried again there; the run ends
+  when several in a row have failed, or if it ends without having saved. Several
+  processes end at once, and start again: they cannot agree on more.
 
   Args:
     workdir: They are in its folder `checkpoints`.
@@ -51,20 +76,35 @@ class Checkpoints:
     # Opened late: to look into a workdir must not make a folder there.
     self._manager = self._open(create=False) if self._path.is_dir() else None
     self._sealer: threading.Thread | None = None
+    self._failures = 0
+    self._failure = ''
     # Steps whose files were read already.
     self._verified: set[int] = set()
 
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *unused: Any) -> None:
-    self.wait()
+  def __exit__(self, exc_type: type[BaseException] | None, *unused: Any):
+    try:
+      self.wait()
+    except Exception as error:  # pylint: disable=broad-exception-caught
+      if exc_type is None:
+        raise
+      _warn(f'the last checkpoint was not saved: {error}')
 
-  def _open(self, create: bool) -> ocp.CheckpointManager:
+  def _open(
+      self, create: bool, is_writer: bool = False
+  ) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(
         self._path,
         options=ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, create=create
+            preservation_policy=preservation_policy.AnyPreservationPolicy([
+                preservation_policy.LatestN(self._keep),
+                _Pinned(lambda step: lease.is_pinned(self._pin_file(step))),
+            ]),
+            create=create,
+            # Of saves that were killed.
+            cleanup_tmp_directories=is_writer,
         ),
         item_handlers={
             'params': ocp.StandardCheckpointHandler(),
@@ -87,6 +127,13 @@ class Checkpoints:
   def _folder(self, step: int) -> pathlib.Path:
     return self._path / str(step)
 
+  def _pin_file(self, step: int) -> pathlib.Path:
+    return self._folder(step) / checkpoint_files.PIN_FILE
+
+  def pinned(self, step: int) -> contextlib.AbstractContextManager[None]:
+    """While it is open the step is not deleted, whoever trains here."""
+    return lease.pinned(self._pin_file(step))
+
   def check_files(self, step: int) -> None:
     """Raises ValueError if a step's files are not those that were written."""
     if step in self._verified:
@@ -106,6 +153,8 @@ class Checkpoints:
     Only for who trains here: others may be reading. What is no checkpoint is
     set aside too: Orbax would count it among the newest, which are kept.
     """
+    if self._manager is not None:
+      self._manager = self._open(create=False, is_writer=True)
     steps = self.steps()
     if self._manager is not None and jax.process_index() == 0:
       for step in set(self._manager.all_steps()) - set(steps):
@@ -131,27 +180,80 @@ class Checkpoints:
       steps.pop()
     return self.steps()
 
+  def forget_after(self, step: int) -> None:
+    """Sets the steps after one aside: the run goes another way from there."""
+    self.wait()
+    if jax.process_index() == 0:
+      for later in self.steps():
+        if later > step:
+          checkpoint_files.set_aside(self._folder(later), 'rolled-back')
+    _barrier('forget_after')
+
   def save(
       self, state: train_state.TrainState, identity: Mapping[str, str]
   ) -> None:
-    """Starts to save; the state may be donated as soon as this returns."""
+    """Starts to save; the state may be donated as soon as this returns.
+
+    Raises:
+      ValueError: it is the last of several failures in a row.
+    """
     if self._manager is None:
       self._manager = self._open(create=True)
     self._join_sealer()
     step = int(state.step)
-    self._manager.save(
-        step,
-        args=ocp.args.Composite(
-            params=ocp.args.StandardSave(state.trainable),
-            rest=ocp.args.StandardSave(
-                {'step': state.step, 'opt_state': state.opt_state}
-            ),
-            metadata=ocp.args.JsonSave(dict(identity)),
-        ),
-    )
+    try:
+      if jax.process_index() == 0:
+        arrays = jax.tree.leaves((state.trainable, state.opt_state))
+        missing = checkpoint_files.missing_room(
+            self._path, sum(x.nbytes for x in arrays)
+        )
+        if missing:
+          self._fail(step, missing, counts=False)
+          return
+      self._manager.save(
+          step,
+          args=ocp.args.Composite(
+              params=ocp.args.StandardSave(state.trainable),
+              rest=ocp.args.StandardSave(_rest(state)),
+              metadata=ocp.args.JsonSave(dict(identity)),
+          ),
+      )
+    except Exception as error:  # pylint: disable=broad-exception-caught
+      self._fail(step, error)
+      return
+    self._failure = ''
     if jax.process_index() == 0:
       self._sealer = threading.Thread(target=self._seal, args=[step])
       self._sealer.start()
+
+  def is_due_again(self) -> bool:
+    """Whether the last save has failed; to be asked at every step."""
+    if self._manager is not None and not self._failure:
+      try:
+        self._manager.check_for_errors()
+        if not self._manager.is_saving_in_progress():
+          self._failures = 0
+      except Exception as error:  # pylint: disable=broad-exception-caught
+        self._fail(None, error)
+    return bool(self._failure)
+
+  def _fail(
+      self, step: int | None, why: str | Exception, counts: bool = True
+  ) -> None:
+    """Tells of a failed save; opens anew, without what it has left behind."""
+    is_new = not self._failure
+    self._failures += counts
+    self._failure = (
+        f'The checkpoint {"" if step is None else f"of step {step} "}could not '
+        f'be saved: {why}.'
+    )
+    if jax.process_count() > 1 or self._failures >= _MAX_FAILURES:
+      raise ValueError(f'{self._failure} Those before it are as they were.')
+    if is_new or counts:
+      _warn(f'{self._failure} It is tried again at every step.')
+    with contextlib.suppress(Exception):
+      self._manager.close()  # It may tell the same again.
+    self._manager = self._open(create=True, is_writer=True)
 
   def _seal(self, step: int) -> None:
     """Waits until a step is finished, then writes its manifest."""
@@ -169,10 +271,20 @@ class Checkpoints:
       self._sealer = None
 
   def wait(self) -> None:
-    """Returns when all that was saved is on disk; raises if it is not."""
-    if self._manager is not None:
+    """Returns when all that was saved is on disk.
+
+    Raises:
+      ValueError: the last of it is not.
+    """
+    if self._manager is None:
+      return
+    try:
       self._manager.wait_until_finished()
-      self._join_sealer()
+    except Exception as error:  # pylint: disable=broad-exception-caught
+      self._failure = f'The last checkpoint could not be saved: {error}.'
+    self._join_sealer()
+    if self._failure:
+      raise ValueError(f'{self._failure} Those before it are as they were.')
 
   def metadata(self, step: int) -> dict[str, str]:
     return self._manager.restore(
@@ -198,19 +310,14 @@ class Checkpoints:
       ValueError: its parameters have other names or shapes than `state`'s.
     """
     self.check_structure(step, state)
-    rest = {'step': state.step, 'opt_state': state.opt_state}
     restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
             params=ocp.args.StandardRestore(state.trainable),
-            rest=ocp.args.StandardRestore(rest),
+            rest=ocp.args.StandardRestore(_rest(state)),
         ),
     )
-    return state._replace(
-        trainable=restored['params'],
-        step=restored['rest']['step'],
-        opt_state=restored['rest']['opt_state'],
-    )
+    return state._replace(trainable=restored['params'], **restored['rest'])
 
   def load_params(self, step: int) -> dict[str, np.ndarray]:
     """The trainable parameters of a step, on the host, by path."""
@@ -221,6 +328,15 @@ class Checkpoints:
         args=ocp.args.Composite(params=ocp.args.StandardRestore(as_numpy)),
     )
     return train_state.flatten(restored['params'])
+
+
+def _rest(state: train_state.TrainState) -> dict[str, Any]:
+  """What a checkpoint holds beside the parameters."""
+  return {
+      'step': state.step,
+      'opt_state': state.opt_state,
+      'recent_losses': state.recent_losses,
+  }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -280,111 +396,3 @@ class InitFrom:
         found, wanted, f'{self.path} (INIT_FROM new={self.new})'
     )
     return found
-
-
-def digest(params: Mapping[str, Any]) -> str:
-  """16 hex digits of a SHA-256 over frozen parameters by path.
-
-  A run that goes on elsewhere has the same: some devices hold them rounded.
-  """
-  sha = hashlib.sha256()
-  for path, value in sorted(params.items()):
-    sha.update(path.encode())
-    value = train_state.rounded(path, jax.device_get(value), jnp.bfloat16)
-    sha.update(np.ascontiguousarray(value).tobytes())
-  return sha.hexdigest()[:16]
-
-
-def placed(value: np.ndarray | jax.Array, like: Any) -> jax.Array:
-  """A value as `InitFrom.load` gives it, in the place of a parameter.
-
-  On the host it takes the sharding and dtype of the parameter (or its shape); a
-  JAX array has them.
-  """
-  if isinstance(value, jax.Array):
-    return value
-  return jax.make_array_from_callback(
-      like.shape, like.sharding, lambda index: value[index].astype(like.dtype)
-  )
-
-
-def restore_or_initialise(
-    trainer: Any,
-    batch_spec: Mapping[str, Any],
-    checkpoints: Checkpoints,
-    init_from: Sequence[InitFrom],
-    identity: Mapping[str, str],
-    step: int | None = None,
-    same_events: bool = True,
-) -> tuple[train_state.TrainState, dict[str, str]]:
-  """The state that a run starts from, and its identity to save.
-
-  Where a parameter comes from: (1) the workdir's own checkpoint, which has the
-  trainable ones, the optimizer and the step, if there is one; (2) INIT_FROM;
-  (3) scratch. Each is made once.
-
-  Args:
-    trainer: A `trainer.Trainer`.
-    batch_spec: Shapes of a batch, for the initialisation.
-    checkpoints: Of this run's workdir.
-    init_from: What to take from other workdirs.
-    identity: Digests of the data and the vocabulary.
-    step: Of the checkpoint; None: the newest.
-    same_events: Whether the checkpoint must be of the very same events.
-
-  Raises:
-    ValueError: the checkpoint is of another model, vocabulary or other data;
-      nothing was read or computed yet.
-  """
-  steps = checkpoints.steps()
-  if step is not None and step not in steps:
-    raise ValueError(f'No checkpoint of step {step}; there are {steps}.')
-  state = trainer.abstract_state(batch_spec)
-  if steps:
-    step = steps[-1] if step is None else step
-    checkpoints.check_files(step)
-    _check_fits(checkpoints, step, state, identity, same_events)
-  flat = train_state.flatten(train_state.merge(state.trainable, state.frozen))
-  values: dict[str, np.ndarray | jax.Array] = {}
-  for source in init_from:
-    values.update(source.load(flat, identity))
-  frozen = train_state.flatten(state.frozen)
-  wanted = frozen if steps else flat
-  params = {
-      path: placed(values.pop(path), like)
-      for path, like in wanted.items()
-      if path in values
-  }
-  values.clear()  # What is left over is in the checkpoint.
-  params |= trainer.init_params(batch_spec, wanted.keys() - params.keys())
-  identity = dict(identity)
-  if frozen:
-    identity['frozen'] = digest({path: params[path] for path in frozen})
-  if not steps:
-    return trainer.start_state(state, params), identity
-  frozen_only = {k: v for k, v in identity.items() if k == 'frozen'}
-  compatibility.check_identity(
-      checkpoints.metadata(step), frozen_only, f'step {step}'
-  )
-  state = checkpoints.restore(step, state)
-  return state._replace(frozen=train_state.unflatten(params)), identity
-
-
-def _check_fits(
-    checkpoints: Checkpoints,
-    step: int,
-    state: train_state.TrainState,
-    identity: Mapping[str, str],
-    same_events: bool,
-) -> None:
-  """Checks all that can be before a device computes or a weight is read."""
-  saved = checkpoints.metadata(step)
-  if not same_events and saved.get('events') != identity.get('events'):
-    print(
-        f'Step {step} was made with events {saved.get("events")}; now they are '
-        f'{identity.get("events")}.',
-        file=sys.stderr,
-    )
-    identity = {k: v for k, v in identity.items() if k != 'events'}
-  compatibility.check_identity(saved, identity, f'step {step}')
-  checkpoints.check_structure(step, state)

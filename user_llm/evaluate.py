@@ -11,6 +11,7 @@ from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import restore
 from user_llm import train as train_lib
+from user_llm import training_run
 from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
 
@@ -60,25 +61,29 @@ def evaluate(
     raise ValueError('EVALUATORS is empty: nothing to evaluate.')
   train_lib.check_evaluators(evaluators, objective, batch_size)
   device_mesh = mesh.make()
+  checkpoints = checkpoints_lib.Checkpoints(workdir)
   for found in _steps(workdir, step, follow, num_steps, poll_secs):
-    params = restore.params(
-        workdir=workdir,
-        objective=objective,
-        dataset=dataset,
-        optimizer=optimizer,
-        num_steps=num_steps,
-        batch_size=batch_size,
-        seed=seed,
-        trainable=trainable,
-        init_from=init_from,
-        mesh=device_mesh,
-        step=found,
-        same_events=not allow_data_change,
-    )
-    for evaluator in evaluators:
-      evaluation = evaluator.evaluate(objective, params, device_mesh)
-      path = evaluation.write(workdir, found, seed)
-      _print(evaluation, path)
+    with checkpoints.pinned(found):
+      if follow and found not in checkpoints.steps():
+        continue  # It went before it was pinned.
+      params = restore.params(
+          workdir=workdir,
+          objective=objective,
+          dataset=dataset,
+          optimizer=optimizer,
+          num_steps=num_steps,
+          batch_size=batch_size,
+          seed=seed,
+          trainable=trainable,
+          init_from=init_from,
+          mesh=device_mesh,
+          step=found,
+          same_events=not allow_data_change,
+      )
+      for evaluator in evaluators:
+        evaluation = evaluator.evaluate(objective, params, device_mesh)
+        path = evaluation.write(workdir, found, seed)
+        _print(evaluation, path)
 
 
 def _steps(
@@ -95,7 +100,7 @@ def _steps(
     return
   done: set[int] = set()
   while True:
-    finished = (pathlib.Path(workdir) / train_lib.DONE_FILE).exists()
+    finished = (pathlib.Path(workdir) / training_run.DONE_FILE).exists()
     steps = checkpoints_lib.Checkpoints(workdir).steps()
     # One at a time: others may be deleted while it is evaluated.
     new = next((s for s in steps if s not in done), None)

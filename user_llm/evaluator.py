@@ -23,6 +23,7 @@ from user_llm import metrics as metrics_lib
 from user_llm import partitioning
 from user_llm import per_example as per_example_lib
 from user_llm import trainer as trainer_lib
+from user_llm import watchdog
 from user_llm.data import example_facts
 from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
@@ -174,6 +175,7 @@ def predictions(
     }
     with jax.set_mesh(mesh):
       out = predict(params, on_device)
+    watchdog.beat()
     batch, out = (
         multihost_utils.process_allgather((batch, out), tiled=True)
         if jax.process_count() > 1

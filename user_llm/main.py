@@ -6,7 +6,8 @@
 
 gin files bind the parameters of the entry functions; `--gin.NAME=VALUE` sets a
 macro of theirs. Exit code: 0 done, 2 user error (one message on stderr), 42
-stopped by SIGTERM and saved, 44 a loss that is not finite, else a bug.
+stopped by SIGTERM or --deadline and saved, 43 no step for too long, 44 a loss
+that is not finite, 137 out of memory, else a bug.
 """
 
 import argparse
@@ -18,14 +19,18 @@ import pathlib
 import stat
 import sys
 import tempfile
+import time
 
 from user_llm import distributed
 from user_llm import host_memory
+from user_llm import lease
 from user_llm import topologies
 from user_llm import user_errors
 
 # Exit code of a run that would end so again.
 _NOT_FINITE = 44
+# As of a process that was killed for it: another machine may have more.
+_OUT_OF_MEMORY = 137
 # Entry functions by mode, imported only when needed: the help stays fast.
 _ENTRY_POINTS = {
     mode: f'user_llm.{mode}:{mode}'
@@ -48,6 +53,7 @@ _MODE_HELP = {
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one mode; returns the process's exit code."""
+  start_secs = time.monotonic()
   argv = sys.argv[1:] if argv is None else argv
   overrides = [
       arg.removeprefix('--gin.') for arg in argv if arg.startswith('--gin.')
@@ -62,7 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError('--topology goes with --dry_run: add it.')
       topologies.prepare(args.topology)
     is_writer = distributed.initialize()
-    _run(args, overrides, is_writer)
+    if getattr(args, 'deadline', None) is not None:
+      args.deadline += start_secs
+    is_training = args.mode == 'train' and not args.dry_run and is_writer
+    with (
+        lease.exclusive(pathlib.Path(args.workdir))
+        if is_training
+        else contextlib.nullcontext()
+    ):
+      _run(args, overrides, is_writer)
   except FloatingPointError as error:
     print(f'error: {error}', file=sys.stderr)
     return _NOT_FINITE
@@ -71,6 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise
     print(f'error: {user_errors.message(error)}', file=sys.stderr)
     return 2
+  except (MemoryError, RuntimeError) as error:
+    if args.debug or not user_errors.is_out_of_memory(error):
+      raise
+    print(
+        f'error: out of memory: {str(error).splitlines()[0]}\nA smaller '
+        'BATCH_SIZE, num_microbatches, REMAT or a mesh with more parts takes '
+        'less; `train --dry_run` says how much of it goes where.',
+        file=sys.stderr,
+    )
+    return _OUT_OF_MEMORY
   return 0
 
 
@@ -116,6 +140,13 @@ def _parser() -> argparse.ArgumentParser:
           help='print parameters, shapes and memory, then exit',
       )
       sub.add_argument(
+          '--deadline',
+          type=_positive_secs,
+          metavar='SECONDS',
+          help='after which this process will be killed, counted from its '
+          'start: it saves before, and exits with 42',
+      )
+      sub.add_argument(
           '--topology',
           help='with --dry_run: accelerators to compile for, such as v5e-16, '
           'which need not be here',
@@ -130,6 +161,16 @@ def _parser() -> argparse.ArgumentParser:
       sub.add_argument('--output', required=True, help='directory to write')
     sub.epilog = 'Any --gin.NAME=VALUE sets a macro of the gin files.'
   return parser
+
+
+def _positive_secs(text: str) -> float:
+  try:
+    secs = float(text)
+  except ValueError:
+    secs = 0.0
+  if not 0 < secs < float('inf'):
+    raise argparse.ArgumentTypeError(f'{text!r} is no number of seconds')
+  return secs
 
 
 def _run(
@@ -157,7 +198,7 @@ def _run(
 
   arguments = {
       name: getattr(args, name)
-      for name in ('workdir', 'dry_run', 'input', 'output')
+      for name in ('workdir', 'dry_run', 'deadline', 'input', 'output')
       if hasattr(args, name)
   }
   is_train = args.mode == 'train'
@@ -222,8 +263,6 @@ def _saved_config(workdir: pathlib.Path, config: str) -> Iterator[None]:
   """Saves the config for the run, and undoes it if the run is refused."""
   path = workdir / 'config.gin'
   old_config = path.read_text() if path.is_file() else None
-  old_dirs = {p for p in (workdir, *workdir.parents) if p.is_dir()}
-  workdir.mkdir(parents=True, exist_ok=True)
   _write(path, config)
   try:
     yield
@@ -233,10 +272,6 @@ def _saved_config(workdir: pathlib.Path, config: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
       else:
         _write(path, old_config)
-      for directory in (workdir, *workdir.parents):
-        if directory in old_dirs or any(directory.iterdir()):
-          break
-        directory.rmdir()
     raise
 
 

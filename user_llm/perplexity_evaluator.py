@@ -19,6 +19,7 @@ from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluator as evaluator_lib
 from user_llm import metrics as metrics_lib
 from user_llm import per_example as per_example_lib
+from user_llm import restore
 from user_llm import train_state
 from user_llm.data import held_out_text
 from user_llm.models import user_llm
@@ -193,7 +194,7 @@ def _base_params(
   for source in sources:
     values |= source.load(flat, {})  # The run has checked whose data it is.
   return train_state.unflatten({
-      path: checkpoints_lib.placed(values[path], old)
+      path: restore.placed(values[path], old)
       if path in values
       else jnp.zeros_like(old, device=old.sharding)
       for path, old in flat.items()

@@ -1,7 +1,10 @@
 """Leaves a run at a step that all hosts agree on, when SIGTERM comes."""
 
+import os
 import signal
+import sys
 import threading
+import time
 from typing import Any
 
 import jax
@@ -9,19 +12,30 @@ from jax.experimental import multihost_utils
 
 # Of a process that has saved and wants to be started again.
 EXIT_CODE = 42
+# What saving and leaving may take, beside three times the longest step so far.
+_MARGIN_SECS = 10.0
 
 
 class Watch:
   """Tells after which step to stop. A context manager, around the training.
 
   Several processes: JAX catches SIGTERM and the hosts agree on a step; one
-  that is signalled alone takes the others with it.
+  that is signalled alone takes the others with it. A second SIGTERM does not
+  wait for the save: the checkpoint before is left.
+
+  Args:
+    deadline: On the clock `time.monotonic`: when the process will be killed. It
+      signals itself while there is time for three more of the longest steps so
+      far, evaluations and saves included.
   """
 
-  def __init__(self):
+  def __init__(self, deadline: float | None = None):
     self._is_alone = jax.process_count() == 1
     self._is_signalled = False
     self._old_handler: Any = None
+    self._deadline = deadline
+    self._last_secs: float | None = None
+    self._longest_secs = 0.0
 
   def __enter__(self) -> 'Watch':
     is_main = threading.current_thread() is threading.main_thread()
@@ -33,11 +47,31 @@ class Watch:
     if self._old_handler is not None:
       signal.signal(signal.SIGTERM, self._old_handler)
 
-  def _on_signal(self, *unused: Any) -> None:
+  def _on_signal(self, number: int, unused_frame: Any) -> None:
+    if self._is_signalled:
+      os.write(2, b'A second SIGTERM: the last checkpoint is an older one.\n')
+      os._exit(128 + number)
     self._is_signalled = True
 
   def is_due(self, step: int) -> bool:
     """Whether to save and stop after this step; asked at every step."""
+    self._watch_deadline()
     if self._is_alone:
       return self._is_signalled
     return multihost_utils.reached_preemption_sync_point(step)
+
+  def _watch_deadline(self) -> None:
+    if self._deadline is None:
+      return
+    now = time.monotonic()
+    if self._last_secs is not None:
+      self._longest_secs = max(self._longest_secs, now - self._last_secs)
+    self._last_secs = now
+    left = self._deadline - now
+    if left < _MARGIN_SECS + 3 * self._longest_secs:
+      print(f'{left:.0f} s before --deadline.', file=sys.stderr, flush=True)
+      self._deadline = None
+      if self._is_alone:
+        self._is_signalled = True
+      else:
+        os.kill(os.getpid(), signal.SIGTERM)  # For JAX to tell the others.

@@ -1,11 +1,16 @@
-"""The parameters of a trained workdir, for the entry functions that read."""
+"""Where the parameters of a run come from, when it starts and when it is read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import hashlib
+import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from user_llm import checkpoints as checkpoints_lib
+from user_llm import compatibility
 from user_llm import optimizers
 from user_llm import train_state
 from user_llm import trainer as trainer_lib
@@ -63,13 +68,123 @@ def params(
   batch_spec = trainer_lib.select_batch(
       dataset.batch_spec('train', batch_size), objective.batch_keys
   )
-  state, _ = checkpoints_lib.restore_or_initialise(
-      trainer,
-      batch_spec,
-      checkpoints,
-      init_from,
-      dataset.identity,
-      step,
-      same_events,
-  )
+  step = checkpoints.steps()[-1] if step is None else step
+  with checkpoints.pinned(step):
+    state, _ = restore_or_initialise(
+        trainer,
+        batch_spec,
+        checkpoints,
+        init_from,
+        dataset.identity,
+        step,
+        same_events,
+    )
   return train_state.merge(state.trainable, state.frozen)
+
+
+def digest(params: Mapping[str, Any]) -> str:
+  """16 hex digits of a SHA-256 over frozen parameters by path.
+
+  A run that goes on elsewhere has the same: some devices hold them rounded.
+  """
+  sha = hashlib.sha256()
+  for path, value in sorted(params.items()):
+    sha.update(path.encode())
+    value = train_state.rounded(path, jax.device_get(value), jnp.bfloat16)
+    sha.update(np.ascontiguousarray(value).tobytes())
+  return sha.hexdigest()[:16]
+
+
+def placed(value: np.ndarray | jax.Array, like: Any) -> jax.Array:
+  """A value as `checkpoints.InitFrom.load` gives it, in the place of a parameter.
+
+  On the host it takes the sharding and dtype of the parameter (or its shape); a
+  JAX array has them.
+  """
+  if isinstance(value, jax.Array):
+    return value
+  return jax.make_array_from_callback(
+      like.shape, like.sharding, lambda index: value[index].astype(like.dtype)
+  )
+
+
+def restore_or_initialise(
+    trainer: Any,
+    batch_spec: Mapping[str, Any],
+    checkpoints: checkpoints_lib.Checkpoints,
+    init_from: Sequence[checkpoints_lib.InitFrom],
+    identity: Mapping[str, str],
+    step: int | None = None,
+    same_events: bool = True,
+) -> tuple[train_state.TrainState, dict[str, str]]:
+  """The state that a run starts from, and its identity to save.
+
+  Where a parameter comes from: (1) the workdir's own checkpoint, which has the
+  trainable ones, the optimizer and the step, if there is one; (2) INIT_FROM;
+  (3) scratch. Each is made once.
+
+  Args:
+    trainer: A `trainer.Trainer`.
+    batch_spec: Shapes of a batch, for the initialisation.
+    checkpoints: Of this run's workdir.
+    init_from: What to take from other workdirs.
+    identity: Digests of the data and the vocabulary.
+    step: Of the checkpoint; None: the newest.
+    same_events: Whether the checkpoint must be of the very same events.
+
+  Raises:
+    ValueError: the checkpoint is of another model, vocabulary or other data;
+      nothing was read or computed yet.
+  """
+  steps = checkpoints.steps()
+  if step is not None and step not in steps:
+    raise ValueError(f'No checkpoint of step {step}; there are {steps}.')
+  state = trainer.abstract_state(batch_spec)
+  if steps:
+    step = steps[-1] if step is None else step
+    checkpoints.check_files(step)
+    _check_fits(checkpoints, step, state, identity, same_events)
+  flat = train_state.flatten(train_state.merge(state.trainable, state.frozen))
+  values: dict[str, np.ndarray | jax.Array] = {}
+  for source in init_from:
+    values.update(source.load(flat, identity))
+  frozen = train_state.flatten(state.frozen)
+  wanted = frozen if steps else flat
+  params = {
+      path: placed(values.pop(path), like)
+      for path, like in wanted.items()
+      if path in values
+  }
+  values.clear()  # What is left over is in the checkpoint.
+  params |= trainer.init_params(batch_spec, wanted.keys() - params.keys())
+  identity = dict(identity)
+  if frozen:
+    identity['frozen'] = digest({path: params[path] for path in frozen})
+  if not steps:
+    return trainer.start_state(state, params), identity
+  frozen_only = {k: v for k, v in identity.items() if k == 'frozen'}
+  compatibility.check_identity(
+      checkpoints.metadata(step), frozen_only, f'step {step}'
+  )
+  state = checkpoints.restore(step, state)
+  return state._replace(frozen=train_state.unflatten(params)), identity
+
+
+def _check_fits(
+    checkpoints: checkpoints_lib.Checkpoints,
+    step: int,
+    state: train_state.TrainState,
+    identity: Mapping[str, str],
+    same_events: bool,
+) -> None:
+  """Checks all that can be before a device computes or a weight is read."""
+  saved = checkpoints.metadata(step)
+  if not same_events and saved.get('events') != identity.get('events'):
+    print(
+        f'Step {step} was made with events {saved.get("events")}; now they are '
+        f'{identity.get("events")}.',
+        file=sys.stderr,
+    )
+    identity = {k: v for k, v in identity.items() if k != 'events'}
+  compatibility.check_identity(saved, identity, f'step {step}')
+  checkpoints.check_structure(step, state)

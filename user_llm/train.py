@@ -1,9 +1,7 @@
 """The entry function `train`: start or resume a run, to its end."""
 
-from collections.abc import Iterator, Sequence
-import pathlib
-import sys
-from typing import Any
+from collections.abc import Sequence
+import math
 
 import jax
 import numpy as np
@@ -14,16 +12,11 @@ from user_llm import dry_run as dry_run_lib
 from user_llm import evaluator as evaluator_lib
 from user_llm import optimizers
 from user_llm import partitioning
-from user_llm import preemption
-from user_llm import run_logging
 from user_llm import topologies
-from user_llm import train_state
 from user_llm import trainer as trainer_lib
+from user_llm import training_run
 from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
-
-# Written when a run has reached its last step and its evaluations.
-DONE_FILE = 'DONE'
 
 
 def train(
@@ -44,6 +37,10 @@ def train(
     eval_every_steps: int = 0,
     save_every_steps: int = 500,
     max_bad_steps: int = 3,
+    max_rollbacks: int = 2,
+    spike_threshold: float | None = None,
+    hang_secs: float = 1800.0,
+    deadline: float | None = None,
     allow_data_change: bool = False,
     dry_run: bool = False,
     topology: str | None = None,
@@ -73,7 +70,15 @@ def train(
     eval_every_steps: Between evaluations; 0: only at the end.
     save_every_steps: Between checkpoints; the last step is always saved.
     max_bad_steps: So many steps in a row whose loss or gradient is not finite,
-      each of which is skipped, end the run.
+      or whose loss is a spike, each of which is skipped, send the run back to
+      its last checkpoint before them, without the batches since.
+    max_rollbacks: How often; then the run ends.
+    spike_threshold: A loss is a spike so many standard deviations (of their
+      median absolute deviation) above the last 128; None: none is.
+    hang_secs: A process without a step or a batch of an evaluation for so long
+      shows its stacks and ends with `watchdog.EXIT_CODE`; 0: it waits forever.
+    deadline: On the clock `time.monotonic`: when this process will be killed;
+      it saves and exits before, as on SIGTERM.
     allow_data_change: Go on though the dataset's events are others than those
       of the checkpoint; the next ones say which they are.
     dry_run: Print parameters, shapes and memory, then return.
@@ -93,7 +98,15 @@ def train(
       SAVE_EVERY_STEPS=save_every_steps,
       MAX_BAD_STEPS=max_bad_steps,
   )
-  _check_integers(0, SEED=seed, EVAL_EVERY_STEPS=eval_every_steps)
+  _check_integers(
+      0,
+      SEED=seed,
+      EVAL_EVERY_STEPS=eval_every_steps,
+      MAX_ROLLBACKS=max_rollbacks,
+  )
+  _check_number(0, HANG_SECS=hang_secs)
+  if spike_threshold is not None:
+    _check_number(1, SPIKE_THRESHOLD=spike_threshold)
   device_mesh = mesh.make(topology and topologies.devices(topology))
   _check_divisible(batch_size, device_mesh, num_microbatches)
   batch_spec = _batch_spec(objective, dataset, batch_size)
@@ -105,6 +118,7 @@ def train(
         trainable=trainable,
         num_microbatches=num_microbatches,
         seed=seed,
+        spike_threshold=spike_threshold,
     )
   check_evaluators(evaluators, objective, batch_size)
   if check:
@@ -114,55 +128,31 @@ def train(
     dry_run_lib.report(trainer, batch_spec, topology)
     return
 
-  checkpoints = checkpoints_lib.Checkpoints(workdir)
-  checkpoints.undamaged_steps()
-  state, identity = checkpoints_lib.restore_or_initialise(
-      trainer, batch_spec, checkpoints, init_from, dataset.identity,
-      same_events=not allow_data_change,
-  )
-  start_step = int(state.step)
-  if _is_done(workdir, start_step, num_steps):
-    print(f'{workdir} is at its last step, {start_step}: nothing to do.')
-    return
   is_writer = jax.process_index() == 0
-  if is_writer:
-    _write_start(workdir, state, dataset, seed)
-  batches = _batches(dataset, batch_size, seed, start_step)
-  step_fn = trainer.compile_step(state, batch_spec)
-  rates = _learning_rates(optimizer, num_steps)
-  bad = bad_steps.BadSteps(workdir, max_bad_steps, is_writer)
-  with preemption.Watch() as watch, checkpoints, run_logging.RunLogger(
-      workdir,
+  run = training_run.TrainingRun(
+      workdir=workdir,
+      trainer=trainer,
+      dataset=dataset,
+      batch_spec=batch_spec,
+      learning_rates=_learning_rates(optimizer, num_steps),
       num_steps=num_steps,
-      start_step=start_step,
+      batch_size=batch_size,
+      evaluators=evaluators,
+      init_from=init_from,
       log_every_steps=log_every_steps,
+      eval_every_steps=eval_every_steps,
+      save_every_steps=save_every_steps,
+      max_bad_steps=max_bad_steps,
+      hang_secs=hang_secs,
+      deadline=deadline,
+      same_events=not allow_data_change,
+      checkpoints=checkpoints_lib.Checkpoints(workdir),
+      rollbacks=bad_steps.Rollbacks(workdir, max_rollbacks, is_writer),
       is_writer=is_writer,
-  ) as logger:
-    for step in range(start_step + 1, num_steps + 1):
-      batch = next(batches)
-      state, scalars = step_fn(
-          state, trainer.device_batch({key: batch[key] for key in batch_spec})
-      )
-      logger.log(step, {**scalars, 'learning_rate': rates[step - 1]})
-      bad.log(step, scalars, batch)
-      last = step == num_steps
-      stop = watch.is_due(step) and not last
-      if last or stop or step % save_every_steps == 0:
-        bad.flush()
-        logger.check(step, scalars)  # A step that is not finite is not saved.
-        checkpoints.save(state, identity)
-      if stop:
-        print(f'SIGTERM: saving step {step}, the last one.', file=sys.stderr)
-        sys.exit(preemption.EXIT_CODE)
-      if not last and eval_every_steps and step % eval_every_steps == 0:
-        _evaluate(evaluators, trainer, state, logger, step)
-    evaluations = _evaluate(
-        evaluators, trainer, state, logger, num_steps, full=True
-    )
-  if is_writer:
-    for evaluation in evaluations:
-      evaluation.write(workdir, num_steps, seed)
-    _write_end(workdir, logger.wall_secs)
+  )
+  run.checkpoints.undamaged_steps()
+  while not run.gets_to_its_end():
+    pass
 
 
 def _batch_spec(
@@ -181,88 +171,12 @@ def _batch_spec(
   return batch_spec
 
 
-def _batches(
-    dataset: pipeline.Dataset | pipeline.Mixture,
-    batch_size: int,
-    seed: int,
-    start_step: int,
-) -> Iterator[dict[str, np.ndarray]]:
-  """This host's part of each batch."""
-  return dataset.train_batches(
-      batch_size=batch_size,
-      seed=seed,
-      start_step=start_step,
-      host=jax.process_index(),
-      num_hosts=jax.process_count(),
-  )
-
-
-def _evaluate(
-    evaluators: Sequence[evaluator_lib.Evaluator],
-    trainer: trainer_lib.Trainer,
-    state: train_state.TrainState,
-    logger: run_logging.RunLogger,
-    step: int,
-    full: bool = False,
-) -> list[evaluator_lib.Evaluation]:
-  params = train_state.merge(state.trainable, state.frozen)
-  evaluations = [
-      evaluator.evaluate(trainer.objective, params, trainer.mesh, full=full)
-      for evaluator in evaluators
-  ]
-  for evaluation in evaluations:
-    logger.write(step, evaluation.scalars())
-  return evaluations
-
-
-def _write_start(
-    workdir: str,
-    state: train_state.TrainState,
-    dataset: pipeline.Dataset | pipeline.Mixture,
-    seed: int,
-) -> None:
-  run_logging.write_run_info(
-      workdir,
-      seed=seed,
-      num_params=_count((state.trainable, state.frozen)),
-      num_trainable=_count(state.trainable),
-      split_rule=dataset.split_rule.name,
-      split_fingerprint=dataset.fingerprint,
-  )
-
-
-def _write_end(workdir: str, wall_secs: float) -> None:
-  run_logging.write_run_info(
-      workdir,
-      finished=run_logging.timestamp(),
-      wall_secs=round(wall_secs, 1),
-  )
-  (pathlib.Path(workdir) / DONE_FILE).touch()
-
-
 def _learning_rates(
     optimizer: optimizers.AdamW, num_steps: int
 ) -> np.ndarray:
   """f32[num_steps], at once: one by one they would slow small steps down."""
   schedule = jax.jit(optimizer.schedule(num_steps))
   return np.asarray(schedule(np.arange(num_steps)))
-
-
-def _is_done(workdir: str, step: int, num_steps: int) -> bool:
-  """Whether nothing is left to do; raises ValueError if it is past its end."""
-  if step > num_steps:
-    raise ValueError(
-        f'{workdir} is at step {step}, past NUM_STEPS={num_steps}: give '
-        'another --workdir.'
-    )
-  done = pathlib.Path(workdir) / DONE_FILE
-  if step < num_steps:
-    done.unlink(missing_ok=True)  # The run goes on to a later last step.
-  return done.exists()
-
-
-def _count(params: Any) -> int:
-  return sum(x.size for x in jax.tree.leaves(params))
 
 
 def check_evaluators(
@@ -281,6 +195,15 @@ def _check_integers(minimum: int, **values: int) -> None:
     if not is_integer or value < minimum:
       raise ValueError(
           f'{name} must be an integer of at least {minimum}, not {value!r}.'
+      )
+
+
+def _check_number(minimum: float, **values: float) -> None:
+  for name, value in values.items():
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not minimum <= value < math.inf:
+      raise ValueError(
+          f'{name} must be a number of at least {minimum}, not {value!r}.'
       )
 
 

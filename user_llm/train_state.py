@@ -25,12 +25,14 @@ class TrainState(NamedTuple):
     trainable: Nested dict of the parameters that train.
     frozen: Nested dict of the others.
     opt_state: Of the optimizer, over `trainable`.
+    recent_losses: f32[spikes.WINDOW], see there.
   """
 
   step: jax.Array
   trainable: Params
   frozen: Params
   opt_state: Any
+  recent_losses: jax.Array
 
 
 def flatten(params: Params) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from user_llm import flops
 from user_llm import losses
 from user_llm import partitioning
 from user_llm import run_logging
+from user_llm import spikes
 from user_llm import train_state
 from user_llm.models import layers
 from user_llm.objectives import objective as objective_lib
@@ -33,6 +34,8 @@ class Trainer:
     trainable: Path regexes, see `train_state.split`.
     num_microbatches: Parts of a batch whose gradients are added up.
     seed: Of the initialisation and of each step's RNG, fold_in(seed, step).
+    spike_threshold: A step whose loss is so many standard deviations (of the
+      window's MAD) above the recent ones is skipped; None: none is.
     frozen_dtype: Of the large frozen parameters, see `train_state.rounded`.
   """
 
@@ -42,6 +45,7 @@ class Trainer:
   trainable: Sequence[str] = ('.*',)
   num_microbatches: int = 1
   seed: int = 0
+  spike_threshold: float | None = None
   frozen_dtype: Any = dataclasses.field(default_factory=layers.compute_dtype)
 
   def abstract_state(
@@ -67,6 +71,9 @@ class Trainer:
         trainable=trainable,
         frozen=frozen,
         opt_state=jax.tree.map(_with_sharding, opt_state, opt_shardings),
+        recent_losses=_with_sharding(
+            jax.eval_shape(spikes.no_losses), replicated
+        ),
     )
 
   def init_state(self, batch_spec: Mapping[str, Any]) -> train_state.TrainState:
@@ -104,15 +111,21 @@ class Trainer:
         train_state.unflatten(params), self.trainable
     )
 
-    def make(trainable: Any) -> tuple[jax.Array, Any]:
-      return jnp.zeros((), jnp.int32), self.optimizer.init(trainable)
+    def make(trainable: Any) -> tuple[jax.Array, Any, jax.Array]:
+      return (
+          jnp.zeros((), jnp.int32),
+          self.optimizer.init(trainable),
+          spikes.no_losses(),
+      )
 
+    fresh = abstract.step, abstract.opt_state, abstract.recent_losses
     with jax.set_mesh(self.mesh):
-      step, opt_state = jax.jit(
-          make,
-          out_shardings=_shardings((abstract.step, abstract.opt_state)),
+      step, opt_state, recent_losses = jax.jit(
+          make, out_shardings=_shardings(fresh)
       )(trainable)
-    return train_state.TrainState(step, trainable, frozen, opt_state)
+    return train_state.TrainState(
+        step, trainable, frozen, opt_state, recent_losses
+    )
 
   def _split(self, params: Any) -> tuple[Any, Any]:
     """Parameters (or shapes) that train, in float32, and those that do not."""
@@ -140,8 +153,8 @@ class Trainer:
 
     Scalars are f32[]: `loss` (mean over the batch's valid targets), `weight`
     (how many they are), `grad_norm`, `skipped` (1 if loss or gradient is not
-    finite: then the step changes nothing but its number) and the objective's
-    own metrics.
+    finite or the loss is a spike: then the step changes nothing but its number)
+    and the objective's own metrics.
     """
     batch = self._abstract_batch(batch_spec)
     with jax.set_mesh(self.mesh):
@@ -190,9 +203,15 @@ class Trainer:
         grads, state.opt_state, state.trainable
     )
     norm = optax.global_norm(grads)
-    is_good = jnp.isfinite(loss.total) & jnp.isfinite(norm)
+    mean = loss.total / weight
+    is_spike = jnp.bool(False)
+    if self.spike_threshold is not None:
+      is_spike = spikes.is_spike(
+          state.recent_losses, mean, self.spike_threshold
+      )
+    is_good = jnp.isfinite(mean) & jnp.isfinite(norm) & ~is_spike
     scalars = {
-        'loss': loss.total / weight,
+        'loss': mean,
         'weight': loss.weight,
         'grad_norm': norm,
         run_logging.SKIPPED: 1.0 - is_good,
@@ -206,7 +225,10 @@ class Trainer:
         (state.trainable, state.opt_state),
     )
     return state._replace(
-        step=state.step + 1, trainable=trainable, opt_state=opt_state
+        step=state.step + 1,
+        trainable=trainable,
+        opt_state=opt_state,
+        recent_losses=spikes.with_loss(state.recent_losses, mean, is_spike),
     ), scalars
 
   def _gradients(

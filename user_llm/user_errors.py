@@ -37,6 +37,13 @@ def is_user_error(error: Exception) -> bool:
   return is_raise and not is_library
 
 
+def is_out_of_memory(error: Exception) -> bool:
+  """Whether a device or the host had too little memory, as XLA tells it."""
+  return isinstance(error, MemoryError) or (
+      'RESOURCE_EXHAUSTED' in str(error) or 'Out of memory' in str(error)
+  )
+
+
 def message(error: Exception) -> str:
   """The error's text without what gin adds about the call."""
   text = str(error).split('\n  In call to configurable', 1)[0]

@@ -1,0 +1,104 @@
+"""One trainer a workdir; readers pin the checkpoint that they read.
+
+Both are locks of the operating system on files (`flock`): whoever dies, however,
+holds them no longer. Network file systems carry them between machines where they
+have locks (NFS from version 4 on); object stores have none.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+from typing import IO
+
+LOCK_FILE = '.lock'
+
+
+@contextlib.contextmanager
+def exclusive(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds a workdir, which is made if need be; what is left empty goes again.
+
+  Raises:
+    ValueError: another process holds it: the message says which.
+    OSError: nothing can be written there.
+  """
+  made = [p for p in (workdir, *workdir.parents) if not p.exists()]
+  workdir.mkdir(parents=True, exist_ok=True)
+  path = workdir / LOCK_FILE
+  file = _locked(path)
+  if file is None:
+    raise ValueError(
+        f'--workdir={workdir} is in use by {_holder(path)}: wait for it, stop '
+        'it, or give another --workdir.'
+    )
+  with file:
+    file.truncate(0)
+    file.write(json.dumps({'host': socket.gethostname(), 'pid': os.getpid()}))
+    file.flush()
+    try:
+      yield
+    finally:
+      path.unlink(missing_ok=True)
+      for directory in made:
+        if any(directory.iterdir()):
+          break
+        directory.rmdir()
+
+
+def _locked(path: pathlib.Path) -> IO[str] | None:
+  """The file, open and locked; None if another process has it."""
+  while True:
+    file = path.open('a+', encoding='utf-8')
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.close()
+      return None
+    # Whoever had it may have deleted it before we had the lock.
+    if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+      return file
+    file.close()
+
+
+def _holder(path: pathlib.Path) -> str:
+  try:
+    found = json.loads(path.read_text(encoding='utf-8'))
+    return f'process {found["pid"]} on {found["host"]}'
+  except (OSError, ValueError, KeyError, TypeError):
+    return 'another process'
+
+
+@contextlib.contextmanager
+def pinned(path: pathlib.Path) -> Iterator[None]:
+  """Keeps a file, such as a checkpoint's, from being deleted by `is_pinned`.
+
+  A reader that cannot open it for locking goes on without.
+  """
+  try:
+    file = path.open('rb')
+  except OSError:
+    yield
+    return
+  with file:
+    with contextlib.suppress(OSError):
+      fcntl.flock(file, fcntl.LOCK_SH)
+    yield
+
+
+def is_pinned(path: pathlib.Path) -> bool:
+  """Whether a reader has the file `pinned`."""
+  try:
+    file = path.open('r+b')
+  except OSError:
+    return False
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      return True
+    except OSError:
+      return False
+  return False

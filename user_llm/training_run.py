@@ -1,0 +1,200 @@
+"""A training from its last checkpoint to its end."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import pathlib
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from user_llm import bad_steps
+from user_llm import checkpoints as checkpoints_lib
+from user_llm import evaluator as evaluator_lib
+from user_llm import preemption
+from user_llm import restore
+from user_llm import run_logging
+from user_llm import train_state
+from user_llm import trainer as trainer_lib
+from user_llm import watchdog
+from user_llm.data import pipeline
+
+# Written when a run has reached its last step and its evaluations.
+DONE_FILE = 'DONE'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+  """A training, its arguments checked; see `train` for what they are."""
+
+  workdir: str
+  trainer: trainer_lib.Trainer
+  dataset: pipeline.Dataset | pipeline.Mixture
+  batch_spec: Mapping[str, jax.ShapeDtypeStruct]
+  learning_rates: np.ndarray
+  num_steps: int
+  batch_size: int
+  evaluators: Sequence[evaluator_lib.Evaluator]
+  init_from: Sequence[checkpoints_lib.InitFrom]
+  log_every_steps: int
+  eval_every_steps: int
+  save_every_steps: int
+  max_bad_steps: int
+  hang_secs: float
+  deadline: float | None
+  same_events: bool
+  checkpoints: checkpoints_lib.Checkpoints
+  rollbacks: bad_steps.Rollbacks
+  is_writer: bool
+
+  def gets_to_its_end(self) -> bool:
+    """Trains from the last checkpoint on; False if it must go back to one."""
+    state, identity = restore.restore_or_initialise(
+        self.trainer,
+        self.batch_spec,
+        self.checkpoints,
+        self.init_from,
+        self.dataset.identity,
+        same_events=self.same_events,
+    )
+    start_step = int(state.step)
+    if _is_done(self.workdir, start_step, self.num_steps):
+      print(f'{self.workdir} is at its last step, {start_step}: nothing to do.')
+      return True
+    if self.is_writer:
+      _write_start(self.workdir, state, self.dataset, self.trainer.seed)
+    try:
+      self._train_on(start_step, state, identity)
+    except bad_steps.TooManyInARow as error:
+      before = [s for s in self.checkpoints.steps() if s < error.first]
+      to_step = before[-1] if before else 0
+      self.rollbacks.add(to_step, error)
+      self.checkpoints.forget_after(to_step)
+      return False
+    return True
+
+  def _train_on(
+      self,
+      start_step: int,
+      state: train_state.TrainState,
+      identity: Mapping[str, str],
+  ) -> None:
+    step_fn = self.trainer.compile_step(state, self.batch_spec)
+    batches = self._batches(start_step)
+    bad = bad_steps.BadSteps(self.workdir, self.max_bad_steps, self.is_writer)
+    with (
+        preemption.Watch(self.deadline) as watch,
+        watchdog.Watchdog(self.hang_secs),
+        self.checkpoints,
+        run_logging.RunLogger(
+            self.workdir,
+            num_steps=self.num_steps,
+            start_step=start_step,
+            log_every_steps=self.log_every_steps,
+            is_writer=self.is_writer,
+        ) as logger,
+    ):
+      for step in range(start_step + 1, self.num_steps + 1):
+        batch = next(batches)
+        state, scalars = step_fn(
+            state,
+            self.trainer.device_batch(
+                {key: batch[key] for key in self.batch_spec}
+            ),
+        )
+        watchdog.beat()
+        rate = self.learning_rates[step - 1]
+        logger.log(step, {**scalars, 'learning_rate': rate})
+        bad.log(step, scalars, batch)
+        last = step == self.num_steps
+        stop = watch.is_due(step) and not last
+        again = self.checkpoints.is_due_again()
+        if last or stop or again or step % self.save_every_steps == 0:
+          bad.flush()
+          logger.check(step, scalars)  # A step that is not finite is not saved.
+          self.checkpoints.save(state, identity)
+        if stop:
+          print(f'SIGTERM: saving step {step}, the last one.', file=sys.stderr)
+          sys.exit(preemption.EXIT_CODE)
+        if not last and _is_multiple(step, self.eval_every_steps):
+          self._evaluate(state, logger, step)
+      evaluations = self._evaluate(state, logger, self.num_steps, full=True)
+    if self.is_writer:
+      for evaluation in evaluations:
+        evaluation.write(self.workdir, self.num_steps, self.trainer.seed)
+      _write_end(self.workdir, logger.wall_secs)
+
+  def _batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+    """This host's part of each batch."""
+    return self.dataset.train_batches(
+        batch_size=self.batch_size,
+        seed=self.trainer.seed,
+        start_step=start_step + self.rollbacks.num_skipped(start_step),
+        host=jax.process_index(),
+        num_hosts=jax.process_count(),
+    )
+
+  def _evaluate(
+      self,
+      state: train_state.TrainState,
+      logger: run_logging.RunLogger,
+      step: int,
+      full: bool = False,
+  ) -> list[evaluator_lib.Evaluation]:
+    params = train_state.merge(state.trainable, state.frozen)
+    evaluations = [
+        evaluator.evaluate(
+            self.trainer.objective, params, self.trainer.mesh, full=full
+        )
+        for evaluator in self.evaluators
+    ]
+    for evaluation in evaluations:
+      logger.write(step, evaluation.scalars())
+    return evaluations
+
+
+def _is_multiple(step: int, every_steps: int) -> bool:
+  return bool(every_steps) and step % every_steps == 0
+
+
+def _write_start(
+    workdir: str,
+    state: train_state.TrainState,
+    dataset: pipeline.Dataset | pipeline.Mixture,
+    seed: int,
+) -> None:
+  run_logging.write_run_info(
+      workdir,
+      seed=seed,
+      num_params=_count((state.trainable, state.frozen)),
+      num_trainable=_count(state.trainable),
+      split_rule=dataset.split_rule.name,
+      split_fingerprint=dataset.fingerprint,
+  )
+
+
+def _write_end(workdir: str, wall_secs: float) -> None:
+  run_logging.write_run_info(
+      workdir,
+      finished=run_logging.timestamp(),
+      wall_secs=round(wall_secs, 1),
+  )
+  (pathlib.Path(workdir) / DONE_FILE).touch()
+
+
+def _is_done(workdir: str, step: int, num_steps: int) -> bool:
+  """Whether nothing is left to do; raises ValueError if it is past its end."""
+  if step > num_steps:
+    raise ValueError(
+        f'{workdir} is at step {step}, past NUM_STEPS={num_steps}: give '
+        'another --workdir.'
+    )
+  done = pathlib.Path(workdir) / DONE_FILE
+  if step < num_steps:
+    done.unlink(missing_ok=True)  # The run goes on to a later last step.
+  return done.exists()
+
+
+def _count(params: Any) -> int:
+  return sum(x.size for x in jax.tree.leaves(params))
