@@ -178,3 +178,17 @@ def test_checkpoints_that_go_while_one_follows(
 
   _evaluate(tiny_dataset, workdir, evaluators=[Slow()], follow=True)
   assert evaluated == [[8, 12]]
+
+
+def test_the_training_goes_on_while_one_reads(workdir, tiny_dataset):
+  """Two are kept, and the one that is read: it goes with the next save."""
+  arguments = small_run.arguments(tiny_dataset, workdir, evaluators=())
+  stored = checkpoints.Checkpoints(str(workdir))
+  assert stored.steps() == [8, 12]
+  with stored.pinned(8):
+    train_lib.train(**arguments | {'num_steps': 20})
+    assert stored.steps() == [8, 16, 20]
+    _evaluate(tiny_dataset, workdir, step=8, num_steps=20)
+  assert _result(workdir, 8)['step'] == 8
+  train_lib.train(**arguments | {'num_steps': 24})
+  assert stored.steps() == [20, 24]

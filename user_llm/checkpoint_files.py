@@ -4,17 +4,19 @@ Orbax restores a flipped bit in silence. So each step's folder has, written last
 a manifest with the size and the SHA-256 of every file.
 """
 
+from collections.abc import Sequence
 import hashlib
 import json
 import os
 import pathlib
 import shutil
+from typing import Any
+
+from user_llm import lease
 
 MANIFEST = 'manifest.json'
 # Of every step that Orbax has finished.
 _PARTS = ('_CHECKPOINT_METADATA', 'metadata', 'params', 'rest')
-# Who reads a step holds a lock on it.
-PIN_FILE = '_CHECKPOINT_METADATA'
 # What a step takes beside its arrays: names, shapes, manifest.
 _SPARE_BYTES = 1 << 22
 _CHUNK_BYTES = 1 << 22
@@ -23,6 +25,28 @@ _CHUNK_BYTES = 1 << 22
 def is_whole(folder: pathlib.Path) -> bool:
   """Whether a folder looks like a finished step: not a stranger's, not empty."""
   return all((folder / name).exists() for name in _PARTS)
+
+
+def pin_file(folder: pathlib.Path) -> pathlib.Path:
+  """Who reads a step holds a lock on this file of it, see `lease`."""
+  return folder / _PARTS[0]
+
+
+class PinnedSteps:
+  """Orbax's policy that keeps the steps in a folder that somebody reads."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder = folder
+
+  def should_preserve(
+      self, checkpoints: Sequence[Any], *, context: Any
+  ) -> list[bool]:
+    """For each checkpoint, whether it stays."""
+    del context
+    return [
+        lease.is_pinned(pin_file(self._folder / str(checkpoint.step)))
+        for checkpoint in checkpoints
+    ]
 
 
 def seal(folder: pathlib.Path) -> None:

@@ -5,7 +5,7 @@ and what it was trained on. Frozen parameters are read again from their source
 (INIT_FROM), whose digest is in the checkpoint: see `restore`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import dataclasses
 import pathlib
@@ -32,27 +32,9 @@ _POLL_SECS = 0.01
 _MAX_FAILURES = 3
 
 
-def _barrier(name: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
-
-
 def _warn(text: str) -> None:
   if jax.process_index() == 0:
     print(f'warning: {text}', file=sys.stderr, flush=True)
-
-
-class _Pinned(preservation_policy.PreservationPolicy):
-  """Keeps the steps that another process reads."""
-
-  def __init__(self, is_pinned: Callable[[int], bool]):
-    self._is_pinned = is_pinned
-
-  def should_preserve(
-      self, checkpoints: Sequence[Any], *, context: Any
-  ) -> Sequence[bool]:
-    del context
-    return [self._is_pinned(checkpoint.step) for checkpoint in checkpoints]
 
 
 class Checkpoints:
@@ -100,7 +82,7 @@ class Checkpoints:
         options=ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy([
                 preservation_policy.LatestN(self._keep),
-                _Pinned(lambda step: lease.is_pinned(self._pin_file(step))),
+                checkpoint_files.PinnedSteps(self._path),
             ]),
             create=create,
             # Of saves that were killed.
@@ -127,12 +109,9 @@ class Checkpoints:
   def _folder(self, step: int) -> pathlib.Path:
     return self._path / str(step)
 
-  def _pin_file(self, step: int) -> pathlib.Path:
-    return self._folder(step) / checkpoint_files.PIN_FILE
-
   def pinned(self, step: int) -> contextlib.AbstractContextManager[None]:
     """While it is open the step is not deleted, whoever trains here."""
-    return lease.pinned(self._pin_file(step))
+    return lease.pinned(checkpoint_files.pin_file(self._folder(step)))
 
   def check_files(self, step: int) -> None:
     """Raises ValueError if a step's files are not those that were written."""
@@ -187,19 +166,39 @@ class Checkpoints:
       for later in self.steps():
         if later > step:
           checkpoint_files.set_aside(self._folder(later), 'rolled-back')
-    _barrier('forget_after')
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices('forget_after')
 
   def save(
-      self, state: train_state.TrainState, identity: Mapping[str, str]
+      self,
+      state: train_state.TrainState,
+      identity: Mapping[str, str],
+      is_last: bool = False,
   ) -> None:
     """Starts to save; the state may be donated as soon as this returns.
+
+    Args:
+      state: What to save.
+      identity: What it was trained on.
+      is_last: Return only when it is on disk; the next step is no help then.
 
     Raises:
       ValueError: it is the last of several failures in a row.
     """
     if self._manager is None:
       self._manager = self._open(create=True)
-    self._join_sealer()
+    self._finish()  # What is being saved, whose failure is not this one's.
+    self._start(state, identity)
+    while is_last:
+      self._finish()
+      if not self._failure:
+        return
+      self._failures += 1  # A full disk counts too now.
+      self._start(state, identity)
+
+  def _start(
+      self, state: train_state.TrainState, identity: Mapping[str, str]
+  ) -> None:
     step = int(state.step)
     try:
       if jax.process_index() == 0:
@@ -226,13 +225,20 @@ class Checkpoints:
       self._sealer = threading.Thread(target=self._seal, args=[step])
       self._sealer.start()
 
+  def _finish(self) -> None:
+    """Waits for what is being saved, and notes whether it was."""
+    try:
+      self._manager.wait_until_finished()
+      self._failures *= bool(self._failure)
+    except Exception as error:  # pylint: disable=broad-exception-caught
+      self._fail(None, error)
+    self._join_sealer()
+
   def is_due_again(self) -> bool:
     """Whether the last save has failed; to be asked at every step."""
     if self._manager is not None and not self._failure:
       try:
         self._manager.check_for_errors()
-        if not self._manager.is_saving_in_progress():
-          self._failures = 0
       except Exception as error:  # pylint: disable=broad-exception-caught
         self._fail(None, error)
     return bool(self._failure)
@@ -276,13 +282,8 @@ class Checkpoints:
     Raises:
       ValueError: the last of it is not.
     """
-    if self._manager is None:
-      return
-    try:
-      self._manager.wait_until_finished()
-    except Exception as error:  # pylint: disable=broad-exception-caught
-      self._failure = f'The last checkpoint could not be saved: {error}.'
-    self._join_sealer()
+    if self._manager is not None:
+      self._finish()
     if self._failure:
       raise ValueError(f'{self._failure} Those before it are as they were.')
 

@@ -73,6 +73,7 @@ class RunLogger:
     self._prefix = prefix
     self._pending: tuple[int, Mapping[str, Scalar]] | None = None
     self._finite_step = start_step
+    self._has_warned = False
     self._progress = _make_progress(num_steps, start_step, progress_every_secs)
     self._start_secs = time.monotonic()
 
@@ -131,9 +132,22 @@ class RunLogger:
     self._append(step, {name: float(v) for name, v in metrics.items()})
 
   def _append(self, step: int, values: dict[str, float]) -> None:
-    self._file.write(json.dumps({'step': step, **values}) + '\n')
-    self._file.flush()
-    self._writer.write_scalars(step, values)
+    try:
+      self._file.write(json.dumps({'step': step, **values}) + '\n')
+      self._file.flush()
+      self._writer.write_scalars(step, values)
+    except Exception as error:  # pylint: disable=broad-exception-caught
+      self._warn(step, error)
+
+  def _warn(self, step: int, error: Exception) -> None:
+    """Figures that a full disk cannot take are no reason to end a training."""
+    if not self._has_warned:
+      self._has_warned = True
+      print(
+          f'warning: metrics of step {step} could not be written: {error} '
+          'Later ones may be missing too.',
+          file=sys.stderr, flush=True,
+      )
 
   def close(self, flush: bool = True) -> None:
     """Ends the progress display and closes the files."""
@@ -142,8 +156,11 @@ class RunLogger:
         self.flush()
     finally:
       self._progress.close()
-      self._file.close()
-      self._writer.close()
+      for file in (self._file, self._writer):
+        try:
+          file.close()
+        except Exception as error:  # pylint: disable=broad-exception-caught
+          self._warn(self._num_steps, error)
 
   def _check_finite(self, step: int, values: Mapping[str, float]) -> None:
     if values.get(f'{self._prefix}{SKIPPED}'):

@@ -113,7 +113,7 @@ class TrainingRun:
         if last or stop or again or step % self.save_every_steps == 0:
           bad.flush()
           logger.check(step, scalars)  # A step that is not finite is not saved.
-          self.checkpoints.save(state, identity)
+          self.checkpoints.save(state, identity, is_last=last or stop)
         if stop:
           print(f'SIGTERM: saving step {step}, the last one.', file=sys.stderr)
           sys.exit(preemption.EXIT_CODE)
