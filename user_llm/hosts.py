@@ -46,10 +46,11 @@ def check_same(**texts: str) -> None:
     _alike[what] = digest
 
 
-def introduce() -> None:
-  """Prints a line on who this host is, if there are several."""
+def introduce(**texts: str) -> None:
+  """Compares as `check_same` does, then prints a line on who this host is."""
   if jax.process_count() == 1:
     return
+  check_same(**texts)
   local = jax.local_devices()
   ids = ', '.join(str(device.id) for device in local)
   same = ', '.join(f'{what} {digest}' for what, digest in _alike.items())

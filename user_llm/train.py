@@ -12,13 +12,17 @@ from user_llm import bad_steps
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import dry_run as dry_run_lib
 from user_llm import evaluator as evaluator_lib
+from user_llm import goodput
+from user_llm import hosts
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import preemption
+from user_llm import profiling
 from user_llm import run_logging
 from user_llm import topologies
 from user_llm import train_state
 from user_llm import trainer as trainer_lib
+from user_llm import vitals as vitals_lib
 from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
 
@@ -44,6 +48,7 @@ def train(
     eval_every_steps: int = 0,
     save_every_steps: int = 500,
     max_bad_steps: int = 3,
+    profile_steps: tuple[int, int] | None = None,
     allow_data_change: bool = False,
     dry_run: bool = False,
     topology: str | None = None,
@@ -56,7 +61,7 @@ def train(
 
   Args:
     workdir: Receives checkpoints, metrics.jsonl, TensorBoard events, run.json,
-      eval/<task>/<step>.json and, at the end, DONE.
+      goodput.jsonl, eval/<task>/<step>.json and, at the end, DONE.
     objective: What to train.
     dataset: Its examples.
     optimizer: AdamW and its schedule.
@@ -74,6 +79,8 @@ def train(
     save_every_steps: Between checkpoints; the last step is always saved.
     max_bad_steps: So many steps in a row whose loss or gradient is not finite,
       each of which is skipped, end the run.
+    profile_steps: The first and the last step that are traced, by one host,
+      into the workdir's `profile`.
     allow_data_change: Go on though the dataset's events are others than those
       of the checkpoint; the next ones say which they are.
     dry_run: Print parameters, shapes and memory, then return.
@@ -94,18 +101,14 @@ def train(
       MAX_BAD_STEPS=max_bad_steps,
   )
   _check_integers(0, SEED=seed, EVAL_EVERY_STEPS=eval_every_steps)
+  profiling.check_steps(profile_steps, num_steps)
   device_mesh = mesh.make(topology and topologies.devices(topology))
   _check_divisible(batch_size, device_mesh, num_microbatches)
   batch_spec = _batch_spec(objective, dataset, batch_size)
-  with jax.set_mesh(device_mesh):
-    trainer = trainer_lib.Trainer(
-        objective=objective,
-        optimizer=optimizer.make(num_steps),
-        mesh=device_mesh,
-        trainable=trainable,
-        num_microbatches=num_microbatches,
-        seed=seed,
-    )
+  trainer = _trainer(
+      objective, optimizer, num_steps, device_mesh, trainable,
+      num_microbatches, seed,
+  )
   check_evaluators(evaluators, objective, batch_size)
   if check:
     trainer.trace_step(batch_spec)
@@ -114,6 +117,7 @@ def train(
     dry_run_lib.report(trainer, batch_spec, topology)
     return
 
+  hosts.introduce(data=_identity_text(dataset))
   checkpoints = checkpoints_lib.Checkpoints(workdir)
   checkpoints.undamaged_steps()
   state, identity = checkpoints_lib.restore_or_initialise(
@@ -131,7 +135,11 @@ def train(
   step_fn = trainer.compile_step(state, batch_spec)
   rates = _learning_rates(optimizer, num_steps)
   bad = bad_steps.BadSteps(workdir, max_bad_steps, is_writer)
-  with preemption.Watch() as watch, checkpoints, run_logging.RunLogger(
+  vitals = vitals_lib.Vitals(
+      workdir, trainer, batch_spec, start_step=start_step, num_steps=num_steps,
+      log_every_steps=log_every_steps, profile_steps=profile_steps,
+  )
+  with vitals, preemption.Watch() as watch, checkpoints, run_logging.RunLogger(
       workdir,
       num_steps=num_steps,
       start_step=start_step,
@@ -139,30 +147,55 @@ def train(
       is_writer=is_writer,
   ) as logger:
     for step in range(start_step + 1, num_steps + 1):
-      batch = next(batches)
+      batch = vitals.next_batch(batches)
       state, scalars = step_fn(
           state, trainer.device_batch({key: batch[key] for key in batch_spec})
       )
-      logger.log(step, {**scalars, 'learning_rate': rates[step - 1]})
+      times = vitals.step(step, scalars)
+      logger.log(step, {**scalars, **times, 'learning_rate': rates[step - 1]})
       bad.log(step, scalars, batch)
       last = step == num_steps
       stop = watch.is_due(step) and not last
       if last or stop or step % save_every_steps == 0:
         bad.flush()
         logger.check(step, scalars)  # A step that is not finite is not saved.
-        checkpoints.save(state, identity)
+        with vitals.timed(goodput.SAVING):
+          checkpoints.save(state, identity)
       if stop:
         print(f'SIGTERM: saving step {step}, the last one.', file=sys.stderr)
         sys.exit(preemption.EXIT_CODE)
       if not last and eval_every_steps and step % eval_every_steps == 0:
-        _evaluate(evaluators, trainer, state, logger, step)
+        _evaluate(evaluators, trainer, state, logger, vitals, step)
     evaluations = _evaluate(
-        evaluators, trainer, state, logger, num_steps, full=True
+        evaluators, trainer, state, logger, vitals, num_steps, full=True
     )
   if is_writer:
-    for evaluation in evaluations:
-      evaluation.write(workdir, num_steps, seed)
-    _write_end(workdir, logger.wall_secs)
+    _write_end(workdir, evaluations, num_steps, seed, logger.wall_secs)
+
+
+def _trainer(
+    objective: objective_lib.Objective,
+    optimizer: optimizers.AdamW,
+    num_steps: int,
+    mesh: jax.sharding.Mesh,
+    trainable: Sequence[str],
+    num_microbatches: int,
+    seed: int,
+) -> trainer_lib.Trainer:
+  with jax.set_mesh(mesh):
+    return trainer_lib.Trainer(
+        objective=objective,
+        optimizer=optimizer.make(num_steps),
+        mesh=mesh,
+        trainable=trainable,
+        num_microbatches=num_microbatches,
+        seed=seed,
+    )
+
+
+def _identity_text(dataset: pipeline.Dataset | pipeline.Mixture) -> str:
+  found = {**dataset.identity, 'split': dataset.fingerprint}
+  return '\n'.join(f'{name} {digest}' for name, digest in found.items())
 
 
 def _batch_spec(
@@ -202,14 +235,16 @@ def _evaluate(
     trainer: trainer_lib.Trainer,
     state: train_state.TrainState,
     logger: run_logging.RunLogger,
+    vitals: vitals_lib.Vitals,
     step: int,
     full: bool = False,
 ) -> list[evaluator_lib.Evaluation]:
   params = train_state.merge(state.trainable, state.frozen)
-  evaluations = [
-      evaluator.evaluate(trainer.objective, params, trainer.mesh, full=full)
-      for evaluator in evaluators
-  ]
+  with vitals.timed(goodput.EVALUATION):
+    evaluations = [
+        evaluator.evaluate(trainer.objective, params, trainer.mesh, full=full)
+        for evaluator in evaluators
+    ]
   for evaluation in evaluations:
     logger.write(step, evaluation.scalars())
   return evaluations
@@ -231,11 +266,22 @@ def _write_start(
   )
 
 
-def _write_end(workdir: str, wall_secs: float) -> None:
+def _write_end(
+    workdir: str,
+    evaluations: Sequence[evaluator_lib.Evaluation],
+    num_steps: int,
+    seed: int,
+    wall_secs: float,
+) -> None:
+  for evaluation in evaluations:
+    evaluation.write(workdir, num_steps, seed)
+  spent = goodput.summary(workdir)
+  print(goodput.describe(spent))
   run_logging.write_run_info(
       workdir,
       finished=run_logging.timestamp(),
       wall_secs=round(wall_secs, 1),
+      goodput=spent,
   )
   (pathlib.Path(workdir) / DONE_FILE).touch()
 
