@@ -186,8 +186,9 @@ class Vitals:
           goodput.SKIPPED if is_skipped else goodput.STEPS,
           step.total - step.wait,
       )
-    self._log.interval(self._logged, self._last, self._secs)
-    self._secs, self._logged = {}, self._last
+    last = self._last - len(self._unread)
+    self._log.interval(self._logged, last, self._secs)
+    self._secs, self._logged = {}, last
 
   def _metrics(self) -> dict[str, run_logging.Scalar]:
     """Of the steps since the last time."""
