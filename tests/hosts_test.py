@@ -26,7 +26,8 @@ for secs in ((0.5, 0.25), (0.25, 2)):
   found = hosts.slowest(secs[process])
   print({name: float(value) for name, value in found.items()})
 try:
-  hosts.check_same(configuration=f'SEED = {process}\\nRATE = 1\\n' + process * 'X')
+  text = f'SEED = {process}\\nRATE = 1\\n' + process * 'X'
+  hosts.check_same(configuration=text)
 except ValueError as error:
   print('refused:', error)
 '''
@@ -97,7 +98,7 @@ def test_two_hosts():
     ]
     # The same on both, and only the lines that differ.
     assert lines[3] == (
-        f'refused: The hosts have not the same configuration: process(es) 1 '
+        'refused: The hosts do not have the same configuration: process(es) 1 '
         f'({name}) beside process 0 ({name}): process 0 has `SEED = 0`, process '
         '1 has `SEED = 1; X`. Start all with the same flags, files and data.'
     )

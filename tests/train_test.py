@@ -233,7 +233,7 @@ def test_dry_run(tiny_dataset, tmp_path, capsys):
         ({'log_every_steps': 0}, 'LOG_EVERY_STEPS must be'),
         ({'save_every_steps': 1.5}, 'SAVE_EVERY_STEPS must be'),
         ({'eval_every_steps': '4'}, 'EVAL_EVERY_STEPS must be'),
-        ({'profile_steps': (3, 13)}, r'PROFILE_STEPS is \(3, 13\).*NUM_STEPS=12'),
+        ({'profile_steps': (3, 13)}, r'PROFILE_STEPS is \(3, 13\).*_STEPS=12'),
         ({'seed': '0'}, 'SEED must be'),
         ({'trainable': ('encoder',)}, r"TRAINABLE.*\['encoder'\] decide no"),
         ({'trainable': 'user_encoder'}, 'TRAINABLE must be a tuple'),

@@ -94,7 +94,8 @@ def _patience(
     print(f'warning: {_waiting(given, warn_secs)}', file=sys.stderr, flush=True)
     if arrived.wait(timeout_secs - warn_secs):
       return
-    print(f'error: {_waiting(given, timeout_secs)}', file=sys.stderr, flush=True)
+    text = _waiting(given, timeout_secs)
+    print(f'error: {text}', file=sys.stderr, flush=True)
     os._exit(TIMEOUT_CODE)  # The main thread cannot be reached.
 
   threading.Thread(target=watch, daemon=True).start()

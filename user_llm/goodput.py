@@ -1,8 +1,8 @@
 """What a run's time went to, over all its sessions: `goodput.jsonl`.
 
 A session is one process. It adds a line when it begins to train and one at each
-log step, so that a kill loses what came after the last line; that time counts as
-down.
+log step, so that a kill loses what came after the last line; that time counts
+as down.
 """
 
 from collections.abc import Mapping
@@ -161,4 +161,4 @@ def describe(found: Mapping[str, Any]) -> str:
       parts.append(f'{shown} s {words}')
   if found['sessions'] > 1:
     parts.append(f'{found["sessions"]} sessions')
-  return f'goodput {found["goodput"]:.0%}: '.replace('%', ' %') + ', '.join(parts)
+  return f'goodput {100 * found["goodput"]:.0f} %: {", ".join(parts)}'

@@ -27,7 +27,7 @@ def check_same(**texts: str) -> None:
   Raises:
     ValueError: on all hosts, if one has another text than process 0.
   """
-  if jax.process_count() == 1:
+  if _is_alone():
     return
   names = _gather(socket.gethostname().encode()[:_NAME_BYTES])
   for what, text in texts.items():
@@ -38,7 +38,7 @@ def check_same(**texts: str) -> None:
       found = [text.decode() for text in _gather(text.encode())]
       who = ', '.join(f'{i} ({names[i].decode()})' for i in others)
       raise ValueError(
-          f'The hosts have not the same {what}: process(es) {who} beside '
+          f'The hosts do not have the same {what}: process(es) {who} beside '
           f'process 0 ({names[0].decode()}): '
           f'{_difference(found[0], found[others[0]], others[0])}. Start all '
           'with the same flags, files and data.'
@@ -48,7 +48,7 @@ def check_same(**texts: str) -> None:
 
 def introduce(**texts: str) -> None:
   """Compares as `check_same` does, then prints a line on who this host is."""
-  if jax.process_count() == 1:
+  if _is_alone():
     return
   check_same(**texts)
   local = jax.local_devices()
@@ -73,7 +73,7 @@ def slowest(secs: float) -> dict[str, jax.Array]:
   Returns:
     f32[] `slowest_host_secs` and i32[] `slowest_host`, a process's number.
   """
-  if jax.process_count() == 1:
+  if _is_alone():
     return {}
   sharding, most = _most()
   values = jax.make_array_from_callback(
@@ -81,6 +81,11 @@ def slowest(secs: float) -> dict[str, jax.Array]:
   )
   most_secs, process = most(values)
   return {'slowest_host_secs': most_secs, 'slowest_host': process}
+
+
+def _is_alone() -> bool:
+  # Asked in this order it finds no devices too early.
+  return not jax.distributed.is_initialized() or jax.process_count() == 1
 
 
 @functools.cache

@@ -12,7 +12,8 @@ def check_steps(steps: Any, num_steps: int) -> None:
   """Raises ValueError if `steps` is neither None nor (first, last)."""
   if steps is None:
     return
-  is_pair = isinstance(steps, (tuple, list)) and [*map(type, steps)] == [int] * 2
+  is_sequence = isinstance(steps, (tuple, list))
+  is_pair = is_sequence and [type(step) for step in steps] == [int, int]
   if not is_pair or not 1 <= steps[0] <= steps[1] <= num_steps:
     raise ValueError(
         f'PROFILE_STEPS is {steps!r}; it must be None or (FIRST, LAST) with 1 '
