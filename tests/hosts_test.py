@@ -98,9 +98,10 @@ def test_two_hosts():
     ]
     # The same on both, and only the lines that differ.
     assert lines[3] == (
-        'refused: The hosts do not have the same configuration: process(es) 1 '
-        f'({name}) beside process 0 ({name}): process 0 has `SEED = 0`, process '
-        '1 has `SEED = 1; X`. Start all with the same flags, files and data.'
+        'refused: The hosts do not have the same configuration: process(es) '
+        f'1 ({name}) beside process 0 ({name}): process 0 has `SEED = 0`, '
+        'process 1 has `SEED = 1; X`. Start all with the same flags, files and '
+        'data.'
     )
 
 
