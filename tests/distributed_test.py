@@ -1,5 +1,10 @@
 """Tests of how a process learns that it is one of several."""
 
+import os
+import socket
+import subprocess
+import sys
+
 import jax
 import pytest
 
@@ -27,15 +32,16 @@ def test_given(calls):
       'JAX_NUM_PROCESSES': '4',
       'JAX_PROCESS_ID': '3',
   })
-  assert calls == [
-      (('host-0:1234', 4, 3), {'cluster_detection_method': 'deactivate'})
-  ]
+  # JAX's own end of waiting is an abort: ours comes before.
+  assert calls == [(('host-0:1234', 4, 3), {
+      'cluster_detection_method': 'deactivate', 'initialization_timeout': 360,
+  })]
 
 
 def test_found_by_jax(calls, monkeypatch):
   monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', 'auto')
   distributed.initialize()
-  assert calls == [((), {})]
+  assert calls == [((), {'initialization_timeout': 360})]
 
 
 @pytest.mark.parametrize(
@@ -57,3 +63,41 @@ def test_half_given(calls, environment, message):
   with pytest.raises(ValueError, match=message):
     distributed.initialize(environment)
   assert not calls
+
+
+def _free_address():
+  with socket.socket() as sock:
+    sock.bind(('127.0.0.1', 0))
+    return f'127.0.0.1:{sock.getsockname()[1]}'
+
+
+def test_the_others_do_not_come():
+  """Processes 0 and 1 of 3; and a process 1 that finds no process 0."""
+  code = (
+      'from user_llm import distributed\n'
+      'distributed.initialize(warn_secs=2, timeout_secs=5)\n'
+  )
+  present, absent = _free_address(), _free_address()
+  processes = [
+      subprocess.Popen(
+          [sys.executable, '-c', code],
+          env={
+              **os.environ,
+              'JAX_COORDINATOR_ADDRESS': address,
+              'JAX_NUM_PROCESSES': '3',
+              'JAX_PROCESS_ID': process,
+          },
+          stderr=subprocess.PIPE,
+          text=True,
+      )
+      for address, process in ((present, '0'), (present, '1'), (absent, '1'))
+  ]
+  errors = [process.communicate(timeout=60)[1] for process in processes]
+  for process, error in zip(processes, errors):
+    assert process.returncode == 43, error
+    for start in ('warning', 'error'):
+      assert f'{start}: process ' in error
+    assert 'waited 2 s' in error and 'waited 5 s' in error
+    assert 'stack trace' not in error and 'Traceback' not in error
+  assert 'process 0 of 3' in errors[0] and 'one worker only' in errors[0]
+  assert f'nothing answers at {absent}' in errors[2]

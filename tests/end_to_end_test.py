@@ -121,3 +121,6 @@ def test_killed_and_started_again(folder, tiny_dataset, tmp_path):
   result = _run(folder, 'train', *flags)
   assert result.returncode == 0, result.stderr
   assert _losses(workdir) == _losses(tmp_path / 'whole')
+  spent = json.loads((workdir / 'run.json').read_text())['goodput']
+  assert spent['sessions'] == 2 and spent['down'] > 0 and spent['steps'] > 0
+  assert 'goodput ' in result.stdout

@@ -56,6 +56,11 @@ def test_metrics(finished):
   assert [rates[1], rates[2], rates[3]] == pytest.approx([0, 0.005, 0.01])
   key = 'eval/tiny_events/encoder_head/recall@10/unseen'
   assert list(_metrics(finished, key)) == [4, 8, 12]
+  # The first step, which waits for the input to start, is not timed.
+  assert list(_metrics(finished, 'train/time/step_secs')) == list(range(2, 13))
+  events = _metrics(finished, 'train/perf/events_per_sec')[5]
+  rows = _metrics(finished, 'train/perf/rows_per_sec')[5]
+  assert events == pytest.approx(rows * small_run.HISTORY_LENGTH)
 
 
 def test_files(finished, tiny_dataset):
@@ -66,6 +71,10 @@ def test_files(finished, tiny_dataset):
   assert info['split_fingerprint'] == dataset.fingerprint
   assert info['num_params'] == info['num_trainable'] > 0
   assert {'seed', 'hardware', 'command', 'started', 'wall_secs'} <= info.keys()
+  spent = info['goodput']
+  assert spent['sessions'] == 1 and spent['lost'] == spent['down'] == 0
+  for bucket in ('start', 'steps', 'saving', 'evaluation'):
+    assert spent[bucket] > 0
   assert checkpoints.Checkpoints(str(finished)).steps() == [8, 12]
   found = {path.name for path in (finished / 'eval' / 'tiny_events').iterdir()}
   assert found == {'12-validation.json', '12-validation.npz'}
@@ -137,6 +146,9 @@ def test_a_stopped_run_goes_on_bit_by_bit(
     assert _metrics(tmp_path / 'run', key) == _metrics(finished, key)
   key = 'eval/tiny_events/encoder_head/mrr/all'
   assert _metrics(tmp_path / 'run', key)[12] == _metrics(finished, key)[12]
+  info = json.loads((tmp_path / 'run' / 'run.json').read_text())
+  assert info['goodput']['sessions'] == 2
+  assert info['goodput']['steps'] > 0 and info['goodput']['lost'] > 0
 
 
 def test_stopped_before_the_last_evaluation(
@@ -221,6 +233,7 @@ def test_dry_run(tiny_dataset, tmp_path, capsys):
         ({'log_every_steps': 0}, 'LOG_EVERY_STEPS must be'),
         ({'save_every_steps': 1.5}, 'SAVE_EVERY_STEPS must be'),
         ({'eval_every_steps': '4'}, 'EVAL_EVERY_STEPS must be'),
+        ({'profile_steps': (3, 13)}, r'PROFILE_STEPS is \(3, 13\).*_STEPS=12'),
         ({'seed': '0'}, 'SEED must be'),
         ({'trainable': ('encoder',)}, r"TRAINABLE.*\['encoder'\] decide no"),
         ({'trainable': 'user_encoder'}, 'TRAINABLE must be a tuple'),

@@ -5,7 +5,7 @@ and what it was trained on. Frozen parameters are read again from their source
 (INIT_FROM), whose digest is in the checkpoint: see `restore`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import pathlib

@@ -1,7 +1,13 @@
 """Joins the processes of a run that was started as several."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import os
+import socket
+import sys
+import threading
+
+from user_llm import watchdog
 
 ADDRESS = 'JAX_COORDINATOR_ADDRESS'
 NUM_PROCESSES = 'JAX_NUM_PROCESSES'
@@ -11,12 +17,21 @@ _NAMES = (ADDRESS, NUM_PROCESSES, PROCESS_ID)
 AUTO = 'auto'
 
 
-def initialize(environment: Mapping[str, str] = os.environ) -> bool:
+def initialize(
+    environment: Mapping[str, str] = os.environ,
+    warn_secs: int = 120,
+    timeout_secs: int = 300,
+) -> bool:
   """Waits for the other processes, if the environment tells of any.
 
   It tells by JAX_COORDINATOR_ADDRESS=HOST:PORT (of process 0),
   JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by JAX_COORDINATOR_ADDRESS=auto. Must
   come before anything that asks JAX for its devices.
+
+  Args:
+    environment: Variables.
+    warn_secs: After so long it says whom it waits for.
+    timeout_secs: After so long it ends the process with `watchdog.EXIT_CODE`.
 
   Returns:
     Whether this is the process that writes: the first, or the only one.
@@ -29,10 +44,13 @@ def initialize(environment: Mapping[str, str] = os.environ) -> bool:
     return True
   import jax  # pylint: disable=g-import-not-at-top
 
+  # JAX's own end of waiting is an abort with a C++ trace: it must come later.
+  timeout = {'initialization_timeout': timeout_secs + 60}
   if given == {ADDRESS: AUTO}:
     # JAX would read the variable as the address.
     os.environ.pop(ADDRESS)
-    jax.distributed.initialize()
+    with _patience({}, warn_secs, timeout_secs):
+      jax.distributed.initialize(**timeout)
     return jax.process_index() == 0
   missing = [name for name in _NAMES if name not in given]
   if missing:
@@ -40,13 +58,17 @@ def initialize(environment: Mapping[str, str] = os.environ) -> bool:
         f'{", ".join(given)} is set and {", ".join(missing)} is not: set all '
         f'three, or {ADDRESS}={AUTO} alone.'
     )
-  jax.distributed.initialize(
-      given[ADDRESS],
-      _integer(NUM_PROCESSES, given),
-      _integer(PROCESS_ID, given),
-      # Without this it still looks around for a cluster.
-      cluster_detection_method='deactivate',
-  )
+  num_processes = _integer(NUM_PROCESSES, given)
+  process_id = _integer(PROCESS_ID, given)
+  with _patience(given, warn_secs, timeout_secs):
+    jax.distributed.initialize(
+        given[ADDRESS],
+        num_processes,
+        process_id,
+        # Without this it still looks around for a cluster.
+        cluster_detection_method='deactivate',
+        **timeout,
+    )
   return jax.process_index() == 0
 
 
@@ -54,3 +76,59 @@ def _integer(name: str, given: Mapping[str, str]) -> int:
   if not given[name].isdecimal():
     raise ValueError(f'{name}={given[name]!r} must be a number.')
   return int(given[name])
+
+
+@contextlib.contextmanager
+def _patience(
+    given: Mapping[str, str], warn_secs: int, timeout_secs: int
+) -> Iterator[None]:
+  """Warns while the others do not come, and at last ends the process.
+
+  From a thread: JAX waits inside one call, and does not say who has arrived.
+  """
+  arrived = threading.Event()
+
+  def watch() -> None:
+    if arrived.wait(warn_secs):
+      return
+    print(f'warning: {_waiting(given, warn_secs)}', file=sys.stderr, flush=True)
+    if arrived.wait(timeout_secs - warn_secs):
+      return
+    text = _waiting(given, timeout_secs)
+    print(f'error: {text}', file=sys.stderr, flush=True)
+    os._exit(watchdog.EXIT_CODE)  # The main thread cannot be reached.
+
+  threading.Thread(target=watch, daemon=True).start()
+  try:
+    yield
+  finally:
+    arrived.set()
+
+
+def _waiting(given: Mapping[str, str], secs: int) -> str:
+  """Who waits for whom, as far as it can be known."""
+  if not given:
+    return (
+        f'not all processes have arrived in {secs} s: was it started on every '
+        'worker?'
+    )
+  process, address = given[PROCESS_ID], given[ADDRESS]
+  who = f'process {process} of {given[NUM_PROCESSES]} has waited {secs} s'
+  if process != '0' and not _answers(address):
+    return (
+        f'{who} for process 0, and nothing answers at {address} ({ADDRESS}): '
+        'was it started there, and does a firewall let others in?'
+    )
+  return (
+      f'{who} at {address}, and not all others have arrived: was it started on '
+      f'one worker only? Each needs a {PROCESS_ID} of its own.'
+  )
+
+
+def _answers(address: str) -> bool:
+  host, _, port = address.rpartition(':')
+  try:
+    socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
+  except (OSError, ValueError):
+    return False
+  return True

@@ -22,6 +22,7 @@ import tempfile
 import time
 
 from user_llm import distributed
+from user_llm import goodput  # pylint: disable=unused-import
 from user_llm import host_memory
 from user_llm import lease
 from user_llm import topologies
@@ -203,6 +204,9 @@ def _run(
   }
   is_train = args.mode == 'train'
   if is_train:
+    from user_llm import hosts  # pylint: disable=g-import-not-at-top
+
+    hosts.check_same(configuration=gin_utils.config_text())
     _check_resumable(workdir, gin_utils.config_text())
   if is_train and args.dry_run:
     entry(**arguments, topology=args.topology)

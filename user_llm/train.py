@@ -10,8 +10,10 @@ from user_llm import bad_steps
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import dry_run as dry_run_lib
 from user_llm import evaluator as evaluator_lib
+from user_llm import hosts
 from user_llm import optimizers
 from user_llm import partitioning
+from user_llm import profiling
 from user_llm import topologies
 from user_llm import trainer as trainer_lib
 from user_llm import training_run
@@ -36,6 +38,7 @@ def train(
     log_every_steps: int = 20,
     eval_every_steps: int = 0,
     save_every_steps: int = 500,
+    profile_steps: tuple[int, int] | None = None,
     max_bad_steps: int = 3,
     max_rollbacks: int = 2,
     spike_threshold: float | None = None,
@@ -69,6 +72,8 @@ def train(
     log_every_steps: Between lines of metrics.jsonl.
     eval_every_steps: Between evaluations; 0: only at the end.
     save_every_steps: Between checkpoints; the last step is always saved.
+    profile_steps: The first and the last step whose profile is written to the
+      workdir's `profile`; None: none.
     max_bad_steps: So many steps in a row whose loss or gradient is not finite,
       or whose loss is a spike, each of which is skipped, send the run back to
       its last checkpoint before them, without the batches since.
@@ -105,6 +110,7 @@ def train(
       MAX_ROLLBACKS=max_rollbacks,
   )
   _check_number(0, HANG_SECS=hang_secs)
+  profiling.check_steps(profile_steps, num_steps)
   if spike_threshold is not None:
     _check_number(1, SPIKE_THRESHOLD=spike_threshold)
   device_mesh = mesh.make(topology and topologies.devices(topology))
@@ -128,6 +134,7 @@ def train(
     dry_run_lib.report(trainer, batch_spec, topology)
     return
 
+  hosts.introduce(data=_identity_text(dataset))
   is_writer = jax.process_index() == 0
   run = training_run.TrainingRun(
       workdir=workdir,
@@ -142,6 +149,7 @@ def train(
       log_every_steps=log_every_steps,
       eval_every_steps=eval_every_steps,
       save_every_steps=save_every_steps,
+      profile_steps=profile_steps,
       max_bad_steps=max_bad_steps,
       hang_secs=hang_secs,
       deadline=deadline,
@@ -153,6 +161,11 @@ def train(
   run.checkpoints.undamaged_steps()
   while not run.gets_to_its_end():
     pass
+
+
+def _identity_text(dataset: pipeline.Dataset | pipeline.Mixture) -> str:
+  found = {**dataset.identity, 'split': dataset.fingerprint}
+  return '\n'.join(f'{name} {digest}' for name, digest in found.items())
 
 
 def _batch_spec(

@@ -12,11 +12,13 @@ import numpy as np
 from user_llm import bad_steps
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluator as evaluator_lib
+from user_llm import goodput
 from user_llm import preemption
 from user_llm import restore
 from user_llm import run_logging
 from user_llm import train_state
 from user_llm import trainer as trainer_lib
+from user_llm import vitals as vitals_lib
 from user_llm import watchdog
 from user_llm.data import pipeline
 
@@ -40,6 +42,7 @@ class TrainingRun:
   log_every_steps: int
   eval_every_steps: int
   save_every_steps: int
+  profile_steps: tuple[int, int] | None
   max_bad_steps: int
   hang_secs: float
   deadline: float | None
@@ -83,7 +86,17 @@ class TrainingRun:
     step_fn = self.trainer.compile_step(state, self.batch_spec)
     batches = self._batches(start_step)
     bad = bad_steps.BadSteps(self.workdir, self.max_bad_steps, self.is_writer)
+    vitals = vitals_lib.Vitals(
+        self.workdir,
+        self.trainer,
+        self.batch_spec,
+        start_step=start_step,
+        num_steps=self.num_steps,
+        log_every_steps=self.log_every_steps,
+        profile_steps=self.profile_steps,
+    )
     with (
+        vitals,
         preemption.Watch(self.deadline) as watch,
         watchdog.Watchdog(self.hang_secs),
         self.checkpoints,
@@ -96,7 +109,7 @@ class TrainingRun:
         ) as logger,
     ):
       for step in range(start_step + 1, self.num_steps + 1):
-        batch = next(batches)
+        batch = vitals.next_batch(batches)
         state, scalars = step_fn(
             state,
             self.trainer.device_batch(
@@ -105,7 +118,8 @@ class TrainingRun:
         )
         watchdog.beat()
         rate = self.learning_rates[step - 1]
-        logger.log(step, {**scalars, 'learning_rate': rate})
+        times = vitals.step(step, scalars)
+        logger.log(step, {**scalars, **times, 'learning_rate': rate})
         bad.log(step, scalars, batch)
         last = step == self.num_steps
         stop = watch.is_due(step) and not last
@@ -113,13 +127,16 @@ class TrainingRun:
         if last or stop or again or step % self.save_every_steps == 0:
           bad.flush()
           logger.check(step, scalars)  # A step that is not finite is not saved.
-          self.checkpoints.save(state, identity, is_last=last or stop)
+          with vitals.timed(goodput.SAVING):
+            self.checkpoints.save(state, identity, is_last=last or stop)
         if stop:
           print(f'SIGTERM: saving step {step}, the last one.', file=sys.stderr)
           sys.exit(preemption.EXIT_CODE)
         if not last and _is_multiple(step, self.eval_every_steps):
-          self._evaluate(state, logger, step)
-      evaluations = self._evaluate(state, logger, self.num_steps, full=True)
+          self._evaluate(state, logger, vitals, step)
+      evaluations = self._evaluate(
+          state, logger, vitals, self.num_steps, full=True
+      )
     if self.is_writer:
       for evaluation in evaluations:
         evaluation.write(self.workdir, self.num_steps, self.trainer.seed)
@@ -139,16 +156,18 @@ class TrainingRun:
       self,
       state: train_state.TrainState,
       logger: run_logging.RunLogger,
+      vitals: vitals_lib.Vitals,
       step: int,
       full: bool = False,
   ) -> list[evaluator_lib.Evaluation]:
     params = train_state.merge(state.trainable, state.frozen)
-    evaluations = [
-        evaluator.evaluate(
-            self.trainer.objective, params, self.trainer.mesh, full=full
-        )
-        for evaluator in self.evaluators
-    ]
+    with vitals.timed(goodput.EVALUATION):
+      evaluations = [
+          evaluator.evaluate(
+              self.trainer.objective, params, self.trainer.mesh, full=full
+          )
+          for evaluator in self.evaluators
+      ]
     for evaluation in evaluations:
       logger.write(step, evaluation.scalars())
     return evaluations
@@ -175,10 +194,13 @@ def _write_start(
 
 
 def _write_end(workdir: str, wall_secs: float) -> None:
+  spent = goodput.summary(workdir)
+  print(goodput.describe(spent))
   run_logging.write_run_info(
       workdir,
       finished=run_logging.timestamp(),
       wall_secs=round(wall_secs, 1),
+      goodput=spent,
   )
   (pathlib.Path(workdir) / DONE_FILE).touch()
 
