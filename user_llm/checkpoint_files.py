@@ -13,6 +13,7 @@ import shutil
 from typing import Any
 
 from user_llm import lease
+from user_llm import transient
 
 MANIFEST = 'manifest.json'
 # Of every step that Orbax has finished.
@@ -49,6 +50,7 @@ class PinnedSteps:
     ]
 
 
+@transient.retried
 def seal(folder: pathlib.Path) -> None:
   """Writes the manifest of a finished step, whole or not at all."""
   text = json.dumps({'files': _files(folder)}, indent=1) + '\n'
@@ -130,6 +132,7 @@ def _files(folder: pathlib.Path) -> dict[str, dict[str, int | str]]:
   }
 
 
+@transient.retried
 def _sha256(path: pathlib.Path) -> str:
   sha = hashlib.sha256()
   with path.open('rb') as file:

@@ -269,7 +269,10 @@ class Checkpoints:
         break  # It has failed, or ends between the two questions.
       time.sleep(_POLL_SECS)
     if folder.is_dir():
-      checkpoint_files.seal(folder)
+      try:
+        checkpoint_files.seal(folder)
+      except OSError as error:
+        _warn(f'{folder} has no manifest to check it by: {error}')
 
   def _join_sealer(self) -> None:
     if self._sealer is not None:

@@ -23,6 +23,7 @@ from user_llm import metrics as metrics_lib
 from user_llm import partitioning
 from user_llm import per_example as per_example_lib
 from user_llm import trainer as trainer_lib
+from user_llm import transient
 from user_llm import watchdog
 from user_llm.data import example_facts
 from user_llm.data import pipeline
@@ -78,6 +79,7 @@ class Evaluation:
         for name, value in values.items()
     }
 
+  @transient.retried
   def write(self, workdir: str, step: int, seed: int) -> pathlib.Path:
     """Writes `eval/<task>/<step>.json` and `.npz`, each whole or not at all.
 

@@ -17,6 +17,8 @@ import sys
 import time
 from typing import Any
 
+from user_llm import transient
+
 METRICS_FILE = 'metrics.jsonl'
 RUN_FILE = 'run.json'
 WALL_KEY = 'train/wall_secs'
@@ -279,6 +281,7 @@ def _drop_later_lines(path: pathlib.Path, last_step: int) -> float:
   return secs
 
 
+@transient.retried
 def write_run_info(workdir: str, **fields: Any) -> None:
   """Adds fields to `run.json`, which also says how and where the run ran.
 

@@ -9,6 +9,7 @@ import json
 import pathlib
 from typing import Any
 
+from user_llm import transient
 from user_llm.data import schema as schema_lib
 
 # What TFDS reads beside the records.
@@ -119,6 +120,7 @@ def _fault(path: pathlib.Path, manifest: dict[str, Any], digests: bool) -> str:
   return ''
 
 
+@transient.retried
 def sha256_of(path: pathlib.Path) -> str:
   """64 hex digits."""
   with path.open('rb') as handle:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from user_llm import transient
 from user_llm.data import manifest as manifest_lib
 from user_llm.data import schema as schema_lib
 
@@ -145,6 +146,7 @@ def _is_damaged(path: str) -> bool:
   return False
 
 
+@transient.retried
 def _parse(
     paths: list[str], names: tuple[str, ...]
 ) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
@@ -236,7 +238,9 @@ def _load_texts(data_dir: str, name: str) -> np.ndarray:
       .map(lambda batch: tf.io.parse_example(batch, features)[name].flat_values)
   )
   with _readable(paths):
-    texts = np.concatenate([batch.numpy() for batch in batches])
+    texts = transient.retried(
+        lambda: np.concatenate([batch.numpy() for batch in batches])
+    )()
   num_events = int(_load_events(data_dir).offsets[-1])
   if len(texts) != num_events:
     raise ValueError(

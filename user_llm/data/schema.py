@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from user_llm import transient
+
 # Raised when files change so that older readers or datasets no longer fit.
 FORMAT_VERSION = 2
 SCHEMA_FILE = 'schema.json'
@@ -164,6 +166,7 @@ def _schema(raw: dict[str, Any]) -> EventSchema:
   )
 
 
+@transient.retried
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Reads a JSON object; raises ValueError, naming the file, if it is none."""
   try:
@@ -186,6 +189,7 @@ class CatalogueItem:
   count: int  # Events with this item, before histories were cut to a length.
 
 
+@transient.retried
 def load_catalogue(data_dir: str) -> tuple[CatalogueItem, ...]:
   """Reads the catalogue; `catalogue[i - 1]` is the item of id i."""
   path = pathlib.Path(data_dir) / CATALOGUE_FILE
