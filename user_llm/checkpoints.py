@@ -232,7 +232,8 @@ class Checkpoints:
       self._failures *= bool(self._failure)
     except Exception as error:  # pylint: disable=broad-exception-caught
       self._fail(None, error)
-    self._join_sealer()
+    if self._sealer is not None:
+      self._sealer.join()
 
   def is_due_again(self) -> bool:
     """Whether the last save has failed; to be asked at every step."""
@@ -254,7 +255,7 @@ class Checkpoints:
         f'be saved: {why}.'
     )
     if jax.process_count() > 1 or self._failures >= _MAX_FAILURES:
-      raise ValueError(f'{self._failure} Those before it are as they were.')
+      raise ValueError(f'{self._failure} Those before are as they were.')
     if is_new or counts:
       _warn(f'{self._failure} It is tried again at every step.')
     with contextlib.suppress(Exception):
@@ -265,19 +266,13 @@ class Checkpoints:
     """Waits until a step is finished, then writes its manifest."""
     folder = self._folder(step)
     while not folder.is_dir():
-      if not self._manager.is_saving_in_progress():
-        break  # It has failed, or ends between the two questions.
+      if not self._manager.is_saving_in_progress() and not folder.is_dir():
+        return  # It has failed.
       time.sleep(_POLL_SECS)
-    if folder.is_dir():
-      try:
-        checkpoint_files.seal(folder)
-      except OSError as error:
-        _warn(f'{folder} has no manifest to check it by: {error}')
-
-  def _join_sealer(self) -> None:
-    if self._sealer is not None:
-      self._sealer.join()
-      self._sealer = None
+    try:
+      checkpoint_files.seal(folder)
+    except OSError as error:
+      _warn(f'{folder} has no manifest to check it by: {error}')
 
   def wait(self) -> None:
     """Returns when all that was saved is on disk.
@@ -288,7 +283,7 @@ class Checkpoints:
     if self._manager is not None:
       self._finish()
     if self._failure:
-      raise ValueError(f'{self._failure} Those before it are as they were.')
+      raise ValueError(f'{self._failure} Those before are as they were.')
 
   def metadata(self, step: int) -> dict[str, str]:
     return self._manager.restore(
