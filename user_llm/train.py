@@ -12,6 +12,7 @@ from user_llm import bad_steps
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import dry_run as dry_run_lib
 from user_llm import evaluator as evaluator_lib
+from user_llm import hosts
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import preemption
@@ -121,13 +122,12 @@ def train(
       same_events=not allow_data_change,
   )
   start_step = int(state.step)
-  if _is_done(workdir, start_step, num_steps):
-    print(f'{workdir} is at its last step, {start_step}: nothing to do.')
-    return
   is_writer = jax.process_index() == 0
+  if _is_done(workdir, start_step, num_steps, is_writer):
+    return
   if is_writer:
     _write_start(workdir, state, dataset, seed)
-  batches = _batches(dataset, batch_size, seed, start_step)
+  batches = _batches(dataset, batch_size, seed, start_step, device_mesh)
   step_fn = trainer.compile_step(state, batch_spec)
   rates = _learning_rates(optimizer, num_steps)
   bad = bad_steps.BadSteps(workdir, max_bad_steps, is_writer)
@@ -186,14 +186,16 @@ def _batches(
     batch_size: int,
     seed: int,
     start_step: int,
+    mesh: jax.sharding.Mesh,
 ) -> Iterator[dict[str, np.ndarray]]:
   """This host's part of each batch."""
+  host, num_hosts = hosts.share(mesh)
   return dataset.train_batches(
       batch_size=batch_size,
       seed=seed,
       start_step=start_step,
-      host=jax.process_index(),
-      num_hosts=jax.process_count(),
+      host=host,
+      num_hosts=num_hosts,
   )
 
 
@@ -248,7 +250,9 @@ def _learning_rates(
   return np.asarray(schedule(np.arange(num_steps)))
 
 
-def _is_done(workdir: str, step: int, num_steps: int) -> bool:
+def _is_done(
+    workdir: str, step: int, num_steps: int, is_writer: bool
+) -> bool:
   """Whether nothing is left to do; raises ValueError if it is past its end."""
   if step > num_steps:
     raise ValueError(
@@ -258,7 +262,10 @@ def _is_done(workdir: str, step: int, num_steps: int) -> bool:
   done = pathlib.Path(workdir) / DONE_FILE
   if step < num_steps:
     done.unlink(missing_ok=True)  # The run goes on to a later last step.
-  return done.exists()
+  (is_done,) = hosts.agreed([done.exists()])
+  if is_done and is_writer:
+    print(f'{workdir} is at its last step, {step}: nothing to do.')
+  return bool(is_done)
 
 
 def _count(params: Any) -> int:
