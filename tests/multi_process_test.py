@@ -197,7 +197,9 @@ def test_evaluations_are_those_of_one_process(run, several, name):
   files = [
       x[0] / 'run' / 'eval' / 'tiny_events' / name for x in (several, run(1))
   ]
-  found, wanted = (json.loads(f.with_suffix('.json').read_text()) for f in files)
+  found, wanted = (
+      json.loads(path.with_suffix('.json').read_text()) for path in files
+  )
   assert found['num_examples'] == wanted['num_examples'] == 24
   for mine, theirs in zip(found['examples'], wanted['examples'], strict=True):
     assert (mine['user'], mine['truth']) == (theirs['user'], theirs['truth'])
