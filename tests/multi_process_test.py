@@ -11,7 +11,7 @@ import pytest
 import processes
 import small_user_llm
 from user_llm import checkpoints
-from user_llm import hosts
+from user_llm import host_batches
 from user_llm import per_example
 from user_llm.data import pipeline
 
@@ -62,9 +62,9 @@ for order, model in (
   devices = np.array(jax.devices())[order].reshape(1, -1, model)
   mesh = jax.sharding.Mesh(devices, partitioning.MESH_AXES)
   whole = {'x': np.arange(24.).reshape(8, 3), 'ids': np.arange(8)}
-  mine = hosts.mine(whole, mesh)
-  assert len(mine['x']) == 8 // hosts.share(mesh).num_hosts
-  out = hosts.run(jax.jit(lambda x: {**x, 'y': 2 * x['x']}), mine, mesh)
+  mine = host_batches.mine(whole, mesh)
+  assert len(mine['x']) == 8 // host_batches.share(mesh).num_hosts
+  out = host_batches.run(jax.jit(lambda x: {**x, 'y': 2 * x['x']}), mine, mesh)
   for name, value in (*whole.items(), ('y', 2 * whole['x'])):
     np.testing.assert_array_equal(out[name], value, str((order, model, name)))
 first = jax.process_index() == 0
@@ -328,13 +328,13 @@ def _mesh(rows):
 def test_shares(rows, shares, monkeypatch):
   for process, share in enumerate(shares):
     monkeypatch.setattr('jax.process_index', lambda p=process: p)
-    assert hosts.share(_mesh(rows)) == share
+    assert host_batches.share(_mesh(rows)) == share
 
 
 @pytest.mark.parametrize('rows', [[[0, 0, 1], [1, 2, 2]], [[0], [0], [1]]])
 def test_a_mesh_without_shares(rows):
   with pytest.raises(ValueError, match="'model': .* overlap or differ in size"):
-    hosts.share(_mesh(rows))
+    host_batches.share(_mesh(rows))
 
 
 @pytest.mark.parametrize('task', ['events', 'next_item'])

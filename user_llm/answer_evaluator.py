@@ -11,7 +11,7 @@ import numpy as np
 
 from user_llm import baselines
 from user_llm import evaluator as evaluator_lib
-from user_llm import hosts
+from user_llm import host_batches
 from user_llm import per_example as per_example_lib
 from user_llm.data import example_facts
 from user_llm.data import pipeline
@@ -126,9 +126,9 @@ class AnswerEvaluator:
 
     Every process gives the whole batch, and gets all answers.
     """
-    found = hosts.run(
+    found = host_batches.run(
         functools.partial(self.search, objective, params),
-        hosts.mine(batch, mesh),
+        host_batches.mine(batch, mesh),
         mesh,
     )
     return self._as_text(found, num_answers)

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 
 from user_llm import checkpoint_files
 from user_llm import compatibility
-from user_llm import hosts
+from user_llm import host_batches
 from user_llm import train_state
 
 _FOLDER = 'checkpoints'

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from user_llm import checkpoints as checkpoints_lib
-from user_llm import hosts
+from user_llm import host_batches
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import restore
@@ -89,9 +89,9 @@ def embed(
     batch = requests_lib.batch(
         part, dataset.schema, dataset.history_length, rows
     )
-    x_BLD = hosts.run(
+    x_BLD = host_batches.run(
         lambda mine: encode(variables, *user_encoder.inputs(mine, config)),
-        hosts.mine(batch, device_mesh),
+        host_batches.mine(batch, device_mesh),
         device_mesh,
     )
     sequence = np.where(batch['user_mask'][..., None], x_BLD, 0)

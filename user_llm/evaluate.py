@@ -9,7 +9,7 @@ import jax
 
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluator as evaluator_lib
-from user_llm import hosts
+from user_llm import host_batches
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import restore

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from user_llm import baselines
-from user_llm import hosts
+from user_llm import host_batches
 from user_llm import metrics as metrics_lib
 from user_llm import partitioning
 from user_llm import per_example as per_example_lib
@@ -160,7 +160,7 @@ def predictions(
   to what the mesh can share, the last batch is padded to it, and what belongs
   to the padding is dropped here.
   """
-  host, num_hosts = hosts.share(mesh)
+  host, num_hosts = host_batches.share(mesh)
   batches = dataset.eval_batches(
       split=split,
       batch_size=partitioning.batch_rows(batch_size, mesh),
@@ -168,7 +168,7 @@ def predictions(
       num_hosts=num_hosts,
   )
   for part in batches:
-    batch, out = hosts.run(lambda x: (x, predict(params, x)), part, mesh)
+    batch, out = host_batches.run(lambda x: (x, predict(params, x)), part, mesh)
     real = batch['example_id'] >= 0
     yield (
         {key: value[real] for key, value in batch.items()},

@@ -12,7 +12,7 @@ import seqio
 
 from user_llm import baselines
 from user_llm import evaluator as evaluator_lib
-from user_llm import hosts
+from user_llm import host_batches
 from user_llm import per_example as per_example_lib
 from user_llm.data import pipeline
 from user_llm.decoding import beam_search
@@ -108,8 +108,8 @@ class TextEvaluator:
         objective, self.generation, self.dataset.tokenizer.eos_id, num_answers
     )
     return self._as_text(
-        hosts.run(
-            functools.partial(write, params), hosts.mine(batch, mesh), mesh
+        host_batches.run(
+            functools.partial(write, params), host_batches.mine(batch, mesh), mesh
         )
     )
 

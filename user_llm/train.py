@@ -12,7 +12,7 @@ from user_llm import bad_steps
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import dry_run as dry_run_lib
 from user_llm import evaluator as evaluator_lib
-from user_llm import hosts
+from user_llm import host_batches
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import preemption
@@ -189,7 +189,7 @@ def _batches(
     mesh: jax.sharding.Mesh,
 ) -> Iterator[dict[str, np.ndarray]]:
   """This host's part of each batch."""
-  host, num_hosts = hosts.share(mesh)
+  host, num_hosts = host_batches.share(mesh)
   return dataset.train_batches(
       batch_size=batch_size,
       seed=seed,

@@ -7,7 +7,7 @@ Shapes: B rows of a batch, H hosts.
 """
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -85,17 +85,6 @@ def run(
   with jax.set_mesh(mesh):
     out = function(to_devices(batch, mesh))
   return to_hosts(out, mesh)
-
-
-def agreed(numbers: Sequence[int]) -> list[int]:
-  """Process 0's numbers, in every process; all must ask."""
-  if jax.process_count() == 1:
-    return list(numbers)
-  from_first = multihost_utils.broadcast_one_to_all
-  size = int(from_first(np.int32(len(numbers))))
-  is_first = jax.process_index() == 0
-  values = np.array(numbers if is_first else [0] * size, np.int32)
-  return from_first(values).tolist()
 
 
 def _parts_by_process(
