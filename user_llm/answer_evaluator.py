@@ -11,6 +11,7 @@ import numpy as np
 
 from user_llm import baselines
 from user_llm import evaluator as evaluator_lib
+from user_llm import host_batches
 from user_llm import per_example as per_example_lib
 from user_llm.data import example_facts
 from user_llm.data import pipeline
@@ -117,11 +118,19 @@ class AnswerEvaluator:
       self,
       objective: conditioned_lm.ConditionedLM,
       params: Any,
-      batch: Mapping[str, jax.Array],
+      batch: Mapping[str, np.ndarray],
+      mesh: jax.sharding.Mesh,
       num_answers: int,
   ) -> list[list[dict[str, Any]]]:
-    """The best answers of each row: [{'text': ..., 'score': log p}, ...]."""
-    found = jax.device_get(self.search(objective, params, batch))
+    """The best answers of each row: [{'text': ..., 'score': log p}, ...].
+
+    Every process gives the whole batch, and gets all answers.
+    """
+    found = host_batches.run(
+        functools.partial(self.search, objective, params),
+        host_batches.mine(batch, mesh),
+        mesh,
+    )
     return self._as_text(found, num_answers)
 
   def _as_text(

@@ -14,6 +14,7 @@ import time
 import traceback
 from typing import Any
 
+from user_llm import distributed
 from user_llm import gin_utils
 from user_llm import train
 from user_llm import user_errors
@@ -44,6 +45,7 @@ def check(
       {NAME: value as gin writes it}}, of each overridden macro, and in the
       first line of each macro of the files.
   """
+  distributed.check_alone('check')
   lines = pathlib.Path(input).read_text(encoding='utf-8').splitlines()
   shown_secs = time.monotonic()
   with pathlib.Path(output).open('w', encoding='utf-8') as file:

@@ -23,6 +23,7 @@ from orbax.checkpoint import checkpoint_managers as preservation_policy
 
 from user_llm import checkpoint_files
 from user_llm import compatibility
+from user_llm import hosts
 from user_llm import lease
 from user_llm import train_state
 
@@ -41,7 +42,8 @@ class Checkpoints:
   """The checkpoints of one workdir.
 
   Only steps that are whole are seen, see `checkpoint_files`. As a context
-  manager it waits at the end, after an error too, for what is being saved.
+  manager it waits at the end, after an error too, for what is being saved. All
+  processes must make one and ask it the same.
 
   A save that fails is told at the next step and tried again there; the run ends
   when several in a row have failed, or if it ends without having saved. Several
@@ -56,7 +58,8 @@ class Checkpoints:
     self._path = pathlib.Path(workdir).absolute() / _FOLDER
     self._keep = keep
     # Opened late: to look into a workdir must not make a folder there.
-    self._manager = self._open(create=False) if self._path.is_dir() else None
+    (exists,) = hosts.agreed([self._path.is_dir()])
+    self._manager = self._open(create=False) if exists else None
     self._sealer: threading.Thread | None = None
     self._failures = 0
     self._failure = ''
@@ -96,7 +99,7 @@ class Checkpoints:
     )
 
   def steps(self) -> list[int]:
-    """Steps with a finished checkpoint, oldest first."""
+    """Finished steps, oldest first, as process 0 sees them."""
     if self._manager is None:
       return []
     self._manager.reload()
@@ -104,7 +107,7 @@ class Checkpoints:
     whole = [s for s in found if checkpoint_files.is_whole(self._folder(s))]
     for step in sorted(set(found) - set(whole)):
       _warn(f'{self._folder(step)} is no checkpoint: ignored.')
-    return whole
+    return hosts.agreed(whole)
 
   def _folder(self, step: int) -> pathlib.Path:
     return self._path / str(step)

@@ -8,6 +8,7 @@ import jax
 from rich import console as rich_console
 
 from user_llm import cost_model
+from user_llm import distributed
 from user_llm import run_logging
 from user_llm.data import history_prompts
 from user_llm.models import layers
@@ -47,6 +48,7 @@ def cost(
   Raises:
     ValueError: a number is bad, or there is not one text prompt.
   """
+  distributed.check_alone('cost')
   _check_numbers(question_tokens, new_tokens, rounds)
   text_names = [name for name, m in models.items() if not m.has_user]
   if len(text_names) != 1 or len(models) < 2:

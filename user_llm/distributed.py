@@ -72,6 +72,17 @@ def initialize(
   return jax.process_index() == 0
 
 
+def check_alone(mode: str) -> None:
+  """Raises ValueError in one of several processes: the mode is not for them."""
+  import jax  # pylint: disable=g-import-not-at-top
+
+  if jax.process_count() > 1:
+    raise ValueError(
+        f'`{mode}` is done by one process and here are {jax.process_count()}: '
+        f'start it alone, without {", ".join(_NAMES)}.'
+    )
+
+
 def _integer(name: str, given: Mapping[str, str]) -> int:
   if not given[name].isdecimal():
     raise ValueError(f'{name}={given[name]!r} must be a number.')

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from user_llm import checkpoints as checkpoints_lib
+from user_llm import host_batches
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import restore
@@ -81,7 +82,6 @@ def embed(
   )
   variables = {'params': params['user_encoder']}
   encode = jax.jit(user_encoder.UserEncoder(config).apply)
-  sharding = partitioning.batch_sharding(device_mesh)
   rows = partitioning.batch_rows(rows, device_mesh)
   sequences, lengths = [], []
   for start in range(0, len(requests), rows):
@@ -89,12 +89,16 @@ def embed(
     batch = requests_lib.batch(
         part, dataset.schema, dataset.history_length, rows
     )
-    events = jax.device_put(user_encoder.inputs(batch, config), sharding)
-    with jax.set_mesh(device_mesh):
-      x_BLD = jax.device_get(encode(variables, *events))
+    x_BLD = host_batches.run(
+        lambda mine: encode(variables, *user_encoder.inputs(mine, config)),
+        host_batches.mine(batch, device_mesh),
+        device_mesh,
+    )
     sequence = np.where(batch['user_mask'][..., None], x_BLD, 0)
     sequences.append(sequence[: len(part)].astype(np.float32))
     lengths.append(batch['history_end'][: len(part), 0])
+  if jax.process_index():
+    return
   sequence, length = np.concatenate(sequences), np.concatenate(lengths)
   with requests_lib.whole_file(output) as file:
     np.savez(

@@ -5,8 +5,11 @@ import pathlib
 import time
 from typing import Any
 
+import jax
+
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluator as evaluator_lib
+from user_llm import hosts
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import restore
@@ -82,8 +85,8 @@ def evaluate(
       )
       for evaluator in evaluators:
         evaluation = evaluator.evaluate(objective, params, device_mesh)
-        path = evaluation.write(workdir, found, seed)
-        _print(evaluation, path)
+        if jax.process_index() == 0:
+          _print(evaluation, evaluation.write(workdir, found, seed))
 
 
 def _steps(
@@ -100,7 +103,8 @@ def _steps(
     return
   done: set[int] = set()
   while True:
-    finished = (pathlib.Path(workdir) / training_run.DONE_FILE).exists()
+    done_file = pathlib.Path(workdir) / training_run.DONE_FILE
+    (finished,) = hosts.agreed([done_file.exists()])
     steps = checkpoints_lib.Checkpoints(workdir).steps()
     # One at a time: others may be deleted while it is evaluated.
     new = next((s for s in steps if s not in done), None)

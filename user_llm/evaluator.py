@@ -15,10 +15,10 @@ import pathlib
 from typing import Any, Protocol
 
 import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from user_llm import baselines
+from user_llm import host_batches
 from user_llm import metrics as metrics_lib
 from user_llm import partitioning
 from user_llm import per_example as per_example_lib
@@ -157,32 +157,22 @@ def predictions(
     batch_size: int,
     mesh: jax.sharding.Mesh,
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-  """(batch, predictions) of a split on the host, without padding rows.
+  """(batch, predictions) of a split on every host, without padding rows.
 
   `predict(params, batch)` is compiled by the caller; `batch_size` is rounded up
   to what the mesh can share, the last batch is padded to it, and what belongs
   to the padding is dropped here.
   """
-  sharding = partitioning.batch_sharding(mesh)
+  host, num_hosts = host_batches.share(mesh)
   batches = dataset.eval_batches(
       split=split,
       batch_size=partitioning.batch_rows(batch_size, mesh),
-      host=jax.process_index(),
-      num_hosts=jax.process_count(),
+      host=host,
+      num_hosts=num_hosts,
   )
-  for batch in batches:
-    on_device = {
-        key: jax.make_array_from_process_local_data(sharding, value)
-        for key, value in batch.items()
-    }
-    with jax.set_mesh(mesh):
-      out = predict(params, on_device)
+  for part in batches:
+    batch, out = host_batches.run(lambda x: (x, predict(params, x)), part, mesh)
     watchdog.beat()
-    batch, out = (
-        multihost_utils.process_allgather((batch, out), tiled=True)
-        if jax.process_count() > 1
-        else (batch, jax.device_get(out))
-    )
     real = batch['example_id'] >= 0
     yield (
         {key: value[real] for key, value in batch.items()},

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from user_llm import checkpoints as checkpoints_lib
+from user_llm import distributed
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import restore
@@ -57,6 +58,7 @@ def export(
     ValueError: the workdir has no decoder, no family is such a decoder, or
       there is something at `output`.
   """
+  distributed.check_alone('export')
   if not isinstance(objective, conditioned_lm.ConditionedLM):
     raise ValueError(
         f'--workdir={workdir} is of a run without a decoder; give one of '

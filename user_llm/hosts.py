@@ -1,5 +1,6 @@
 """What the hosts of a run tell each other: who they are, and who is slow."""
 
+from collections.abc import Sequence
 import functools
 import hashlib
 import socket
@@ -128,3 +129,14 @@ def _difference(first: str, other: str, process: int) -> str:
         f'process {who} has `{shown}`' + (f' and {more} more' * (more > 0))
     )
   return ', '.join(parts)
+
+
+def agreed(numbers: Sequence[int]) -> list[int]:
+  """Process 0's numbers, in every process; all must ask."""
+  if jax.process_count() == 1:
+    return list(numbers)
+  from_first = multihost_utils.broadcast_one_to_all
+  size = int(from_first(np.int32(len(numbers))))
+  is_first = jax.process_index() == 0
+  values = np.array(numbers if is_first else [0] * size, np.int32)
+  return from_first(values).tolist()

@@ -116,6 +116,8 @@ def infer(
       lines[question.index] = {
           'user': question.request.user, 'question': task, 'answers': found
       }
+  if jax.process_index():
+    return
   with requests_lib.whole_file(output) as file:
     for i in range(len(lines)):
       file.write(json.dumps(lines[i], ensure_ascii=False).encode() + b'\n')
@@ -189,11 +191,5 @@ def _answers(
       batch['prompt_tokens'][i] = question.prompt
       # Of the file, so that what is drawn does not depend on the batches.
       batch['example_id'][i] = question.index
-    with jax.set_mesh(mesh):
-      answers = evaluator.answer(
-          objective,
-          params,
-          jax.device_put(batch, partitioning.batch_sharding(mesh)),
-          num_answers,
-      )
+    answers = evaluator.answer(objective, params, batch, mesh, num_answers)
     yield from answers[: len(part)]

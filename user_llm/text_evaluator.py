@@ -12,6 +12,7 @@ import seqio
 
 from user_llm import baselines
 from user_llm import evaluator as evaluator_lib
+from user_llm import host_batches
 from user_llm import per_example as per_example_lib
 from user_llm.data import pipeline
 from user_llm.decoding import beam_search
@@ -98,14 +99,19 @@ class TextEvaluator:
       self,
       objective: conditioned_lm.ConditionedLM,
       params: Any,
-      batch: Mapping[str, jax.Array],
+      batch: Mapping[str, np.ndarray],
+      mesh: jax.sharding.Mesh,
       num_answers: int,
   ) -> list[list[dict[str, Any]]]:
     """See `AnswerEvaluator.answer`."""
     write = compiled_texts(
         objective, self.generation, self.dataset.tokenizer.eos_id, num_answers
     )
-    return self._as_text(jax.device_get(write(params, batch)))
+    return self._as_text(
+        host_batches.run(
+            functools.partial(write, params), host_batches.mine(batch, mesh), mesh
+        )
+    )
 
   def _as_text(self, found: generate.Texts) -> list[list[dict[str, Any]]]:
     return [

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from user_llm import flops
+from user_llm import host_batches
 from user_llm import losses
 from user_llm import partitioning
 from user_llm import run_logging
@@ -141,10 +142,7 @@ class Trainer:
 
   def device_batch(self, batch: Mapping[str, np.ndarray]) -> Batch:
     """This host's share of a batch as its part of the global arrays."""
-    return {
-        key: jax.make_array_from_process_local_data(self._batch_sharding, value)
-        for key, value in batch.items()
-    }
+    return host_batches.to_devices(dict(batch), self.mesh)
 
   def compile_step(
       self, state: train_state.TrainState, batch_spec: Mapping[str, Any]

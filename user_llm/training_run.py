@@ -13,6 +13,8 @@ from user_llm import bad_steps
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluator as evaluator_lib
 from user_llm import goodput
+from user_llm import host_batches
+from user_llm import hosts
 from user_llm import preemption
 from user_llm import restore
 from user_llm import run_logging
@@ -62,8 +64,7 @@ class TrainingRun:
         same_events=self.same_events,
     )
     start_step = int(state.step)
-    if _is_done(self.workdir, start_step, self.num_steps):
-      print(f'{self.workdir} is at its last step, {start_step}: nothing to do.')
+    if self._is_done(start_step):
       return True
     if self.is_writer:
       _write_start(self.workdir, state, self.dataset, self.trainer.seed)
@@ -142,14 +143,30 @@ class TrainingRun:
         evaluation.write(self.workdir, self.num_steps, self.trainer.seed)
       _write_end(self.workdir, logger.wall_secs)
 
+  def _is_done(self, step: int) -> bool:
+    """Whether nothing is left; raises ValueError if it is past its end."""
+    if step > self.num_steps:
+      raise ValueError(
+          f'{self.workdir} is at step {step}, past NUM_STEPS={self.num_steps}: '
+          'give another --workdir.'
+      )
+    done = pathlib.Path(self.workdir) / DONE_FILE
+    if step < self.num_steps:
+      done.unlink(missing_ok=True)  # The run goes on to a later last step.
+    (is_done,) = hosts.agreed([done.exists()])
+    if is_done and self.is_writer:
+      print(f'{self.workdir} is at its last step, {step}: nothing to do.')
+    return bool(is_done)
+
   def _batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     """This host's part of each batch."""
+    host, num_hosts = host_batches.share(self.trainer.mesh)
     return self.dataset.train_batches(
         batch_size=self.batch_size,
         seed=self.trainer.seed,
         start_step=start_step + self.rollbacks.num_skipped(start_step),
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
+        host=host,
+        num_hosts=num_hosts,
     )
 
   def _evaluate(
@@ -203,19 +220,6 @@ def _write_end(workdir: str, wall_secs: float) -> None:
       goodput=spent,
   )
   (pathlib.Path(workdir) / DONE_FILE).touch()
-
-
-def _is_done(workdir: str, step: int, num_steps: int) -> bool:
-  """Whether nothing is left to do; raises ValueError if it is past its end."""
-  if step > num_steps:
-    raise ValueError(
-        f'{workdir} is at step {step}, past NUM_STEPS={num_steps}: give '
-        'another --workdir.'
-    )
-  done = pathlib.Path(workdir) / DONE_FILE
-  if step < num_steps:
-    done.unlink(missing_ok=True)  # The run goes on to a later last step.
-  return done.exists()
 
 
 def _count(params: Any) -> int:

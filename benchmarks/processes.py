@@ -1,0 +1,117 @@
+"""A training as two processes against the same training as one.
+
+    python benchmarks/processes.py [--num_steps N] [--turns N]
+
+The quickstart's encoder on the synthetic world, with its global batch of 64
+rows, on two CPU cores: one process that has both, and two processes that have
+one each and exchange gradients by gloo. Both have as much of the machine. They
+take turns; medians are printed, and how far the losses of a step are apart at
+most.
+"""
+
+import argparse
+from collections.abc import Sequence
+import json
+import os
+import pathlib
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+
+_EXPERIMENT = 'experiments/quickstart_synthetic/pretrain_encoder.gin'
+# The first steps fill caches.
+_WARM_UP = 10
+
+
+def _environment(process: int, num_processes: int, port: int) -> dict[str, str]:
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+  if num_processes > 1:
+    environment |= {
+        'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
+        'JAX_NUM_PROCESSES': str(num_processes),
+        'JAX_PROCESS_ID': str(process),
+    }
+  return environment
+
+
+def _train(
+    data_dir: pathlib.Path,
+    workdir: pathlib.Path,
+    num_steps: int,
+    cores: Sequence[set[int]],
+) -> tuple[float, list[float]]:
+  """Steps a second and losses; a process for each set of cores."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  command = [
+      *(sys.executable, '-m', 'user_llm.main', 'train'),
+      *(f'--gin_file={_EXPERIMENT}', f'--workdir={workdir}'),
+      *(f'--gin.DATA_DIR="{data_dir}"', f'--gin.NUM_STEPS={num_steps}'),
+      *('--gin.LOG_EVERY_STEPS=1', '--gin.EVAL_EVERY_STEPS=0'),
+      '--gin.EVALUATORS=[]',
+  ]
+  processes = [
+      subprocess.Popen(
+          ['taskset', '--cpu-list', ','.join(map(str, mine)), *command],
+          env=_environment(i, len(cores), port),
+          stdout=subprocess.DEVNULL,
+          stderr=subprocess.DEVNULL,
+      )
+      for i, mine in enumerate(cores)
+  ]
+  codes = [process.wait() for process in processes]
+  if any(codes):
+    raise RuntimeError(f'The processes ended with {codes}.')
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  rows = [row for row in map(json.loads, lines) if 'train/loss' in row]
+  secs = rows[-1]['train/wall_secs'] - rows[_WARM_UP - 1]['train/wall_secs']
+  return (num_steps - _WARM_UP) / secs, [row['train/loss'] for row in rows]
+
+
+def main() -> None:
+  """Prints the figures."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--num_steps', type=int, default=110)
+  parser.add_argument('--turns', type=int, default=3)
+  args = parser.parse_args()
+  first, second, *_ = sorted(os.sched_getaffinity(0))
+  contenders = {1: [{first, second}], 2: [{first}, {second}]}
+  rates = {name: [] for name in contenders}
+  losses = {}
+  with tempfile.TemporaryDirectory() as directory:
+    folder = pathlib.Path(directory)
+    subprocess.run(
+        [
+            *(sys.executable, '-m', 'data_prep', 'synthetic'),
+            *('--output', folder / 'data'),
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    for turn in range(args.turns):
+      for name, cores in contenders.items():
+        workdir = folder / f'{name}-{turn}'
+        rate, losses[name] = _train(
+            folder / 'data', workdir, args.num_steps, cores
+        )
+        rates[name].append(rate)
+  apart = max(abs(a / b - 1) for a, b in zip(losses[2], losses[1]))
+  one, two = (statistics.median(rates[name]) for name in contenders)
+  print('| processes x cores | steps/s | lowest | highest |')
+  print('|---|---|---|---|')
+  for name, found in rates.items():
+    print(
+        f'| {name} x {2 // name} | {statistics.median(found):.1f} | '
+        f'{min(found):.1f} | {max(found):.1f} |'
+    )
+  print(
+      f'Two processes make {two / one:.2f} times the steps of one; the losses '
+      f'of {args.num_steps} steps differ by {apart:.1e} of themselves at most.'
+  )
+
+
+if __name__ == '__main__':
+  main()
