@@ -251,7 +251,7 @@ def test_what_does_not_fit_is_found_before_anything_is_computed(
       (trainer_lib.Trainer, 'init_params'),
       (trainer_lib.Trainer, 'start_state'),
       (checkpoints_lib.InitFrom, 'load'),
-      (checkpoints_lib, 'placed'),
+      (restore, 'placed'),
   ):
     monkeypatch.setattr(owner, name, computes)
   source = checkpoints_lib.InitFrom(path=str(trained[0]), prefix='user_encoder')
