@@ -55,6 +55,7 @@ class _Server:
             'PYTHONPATH': os.pathsep.join(paths),
             'JAX_COMPILATION_CACHE_DIR': str(cache_dir),
             'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
+            'OPENBLAS_NUM_THREADS': '1',  # Threads and forks do not mix.
         },
     )
 

@@ -12,14 +12,21 @@ import pytest
 from user_llm import main as main_lib
 
 _LIBRARY = '''
-import json, pathlib
+import json, pathlib, time
 import numpy as np
 
 class Model:
   def __init__(self, width=8):
     self.width = width
 
-def train(*, workdir, dry_run=False, topology=None, steps=1, model=None, fail=None):
+def train(
+    *, workdir, dry_run=False, topology=None, deadline=None, steps=1, model=None,
+    fail=None,
+):
+  if deadline is not None:
+    print('seconds left:', deadline - time.monotonic())
+  if fail == 'memory':
+    raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory allocating 1 byte')
   if fail == 'user':
     raise ValueError('STEPS must be positive; set --gin.STEPS=1 or more.')
   if fail == 'numpy':
@@ -154,6 +161,23 @@ def test_a_bug_keeps_its_trace(folder):
 def test_a_loss_that_is_not_finite_has_a_code_of_its_own(folder, capsys):
   assert _main(folder, 'train', '--gin.FAIL="nan"') == 44
   assert capsys.readouterr().err.startswith('error: loss is nan at step 3')
+
+
+def test_out_of_memory_says_what_takes_less(folder, capsys):
+  assert _main(folder, 'train', '--gin.FAIL="memory"') == 137
+  err = capsys.readouterr().err
+  assert 'out of memory: RESOURCE_EXHAUSTED' in err and 'BATCH_SIZE' in err
+
+
+def test_a_deadline_counts_from_the_start(folder, capsys):
+  assert _main(folder, 'train', '--deadline=1000') == 0
+  left = float(capsys.readouterr().out.split('seconds left: ')[1].split()[0])
+  assert 0 < left < 1000
+  for bad in ('0', '-1', 'inf', 'soon'):
+    with pytest.raises(SystemExit) as error:
+      _main(folder, 'train', f'--deadline={bad}')
+    assert error.value.code == 2
+  assert 'is no number of seconds' in capsys.readouterr().err
 
 
 def test_a_refused_run_leaves_the_old_config(folder):

@@ -1,5 +1,8 @@
 """A process that hangs shows where, and ends with 43."""
 
+import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -52,3 +55,52 @@ def test_training_and_evaluation_beat(tiny_dataset, tmp_path, monkeypatch):
   train_lib.train(**arguments)
   steps = arguments['num_steps']
   assert len(beats) > 1 + steps  # At the start, a step, a batch evaluated.
+
+
+_RANK = '''
+import numpy as np
+from user_llm import distributed, watchdog
+distributed.initialize()
+from jax.experimental import multihost_utils
+
+with watchdog.Watchdog(4):
+  for step in range(10**6):
+    multihost_utils.process_allgather(np.ones(1))
+    watchdog.beat()
+    if step == 3:
+      print('works', flush=True)
+'''
+
+
+def _start(rank, port):
+  return subprocess.Popen(
+      [sys.executable, '-c', _RANK],
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+      env={
+          **os.environ,
+          'XLA_FLAGS': '',
+          'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
+          'JAX_NUM_PROCESSES': '2',
+          'JAX_PROCESS_ID': str(rank),
+      },
+  )
+
+
+def test_a_rank_that_is_stopped_is_found_by_the_other():
+  """Long before JAX misses its heartbeats, which takes 100 s."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  ranks = [_start(rank, port) for rank in range(2)]
+  try:
+    for rank in ranks:
+      while rank.stdout.readline() != 'works\n':
+        assert rank.poll() is None, rank.stderr.read()
+    ranks[1].send_signal(signal.SIGSTOP)
+    _, err = ranks[0].communicate(timeout=60)
+    assert ranks[0].returncode == watchdog.EXIT_CODE
+    assert 'HANG_SECS=4' in err and 'process_allgather' in err
+  finally:
+    for rank in ranks:
+      rank.kill()
+      rank.wait()
