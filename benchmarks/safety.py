@@ -1,12 +1,12 @@
-"""What safety costs: a step with and without it, and reading a checkpoint twice.
+"""What safety costs: a step with and without it, and a checkpoint's manifest.
 
     python benchmarks/safety.py --data_dir DIR
 
 DIR is the ML-1M data of gin/experiments/ml_1m/sasrec_file.gin, whose encoder
-and batch this trains. With: a step that is not finite or a spike changes nothing,
-and each step is looked at, timed, and asks the watchdog, SIGTERM and the
-checkpoint that is being saved. Without: the plain step. Both take turns, so that
-what else the machine does meets both; CPU seconds of the process, medians.
+and batch this trains. With: a step that is not finite or a spike changes
+nothing, and each step is looked at, timed, and asks the watchdog, SIGTERM and
+the checkpoint that is being saved. Without: the plain step. Both take turns, so
+that what else the machine does meets both; CPU seconds of the process, medians.
 """
 
 import argparse
@@ -25,19 +25,19 @@ import jax
 import numpy as np
 import optax
 
-from user_llm import bad_steps
 from user_llm import checkpoint_files
 from user_llm import checkpoints as checkpoints_lib
-from user_llm import host_memory
 from user_llm import optimizers
 from user_llm import partitioning
-from user_llm import preemption
 from user_llm import trainer as trainer_lib
-from user_llm import vitals as vitals_lib
-from user_llm import watchdog
 from user_llm.data import pipeline
 from user_llm.models import user_encoder
 from user_llm.objectives import next_event
+from user_llm.runtime import bad_steps
+from user_llm.runtime import host_memory
+from user_llm.runtime import preemption
+from user_llm.runtime import vitals as vitals_lib
+from user_llm.runtime import watchdog
 
 _BATCH_SIZE = 32
 _FILE_BYTES = 64 << 20

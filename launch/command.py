@@ -32,7 +32,7 @@ def entry_args(
 
   Args:
     spec: The job.
-    distributed: What tells `user_llm.distributed` of the other processes.
+    distributed: What tells `runtime.distributed` of the other processes.
   """
   files = {
       name: reference

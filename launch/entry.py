@@ -20,7 +20,7 @@ from launch import exit_codes
 
 STARTS = 'launch.jsonl'
 _LIBTPU_LOCK = '/tmp/libtpu_lockfile'
-# Of the first that is set: user_llm.distributed, SLURM, Kubernetes, tpu_host.
+# Of the first that is set: runtime.distributed, SLURM, Kubernetes, tpu_host.
 _RANK = (
     'JAX_PROCESS_ID', 'SLURM_PROCID', 'JOB_COMPLETION_INDEX', 'USER_LLM_WORKER'
 )

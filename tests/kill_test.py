@@ -1,7 +1,7 @@
-"""Killed (-9) at random moments, a run ends with the same parameters, bit by bit.
+"""Killed (-9) at random moments, a run has the same parameters at its end.
 
-The moments are drawn over the whole life of a process: while it starts, restores,
-computes, saves, seals a checkpoint, or deletes an old one.
+The moments are drawn over the whole life of a process: while it starts,
+restores, computes, saves, seals a checkpoint, or deletes an old one.
 """
 
 import os

@@ -11,9 +11,9 @@ import pytest
 import processes
 import small_user_llm
 from user_llm import checkpoints
-from user_llm import host_batches
 from user_llm import per_example
 from user_llm.data import pipeline
+from user_llm.runtime import host_batches
 
 _STEPS = 6
 # Of 24 users the last batch has fewer, and some hosts have none of them.
@@ -53,7 +53,8 @@ _REVIEWERS = [
 # Rows come back in their order from any mesh; numbers are process 0's.
 _ANY_MESH = '''
 import jax, numpy as np
-from user_llm import host_batches, hosts, partitioning
+from user_llm import partitioning
+from user_llm.runtime import host_batches, hosts
 assert jax.process_count() == 2 and len(jax.local_devices()) == 2
 for order, model in (
     ([0, 1, 2, 3], 1), ([0, 2, 1, 3], 1), ([3, 1, 2, 0], 1),

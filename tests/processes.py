@@ -126,7 +126,7 @@ def _child(group: Group, number: int, port: int) -> None:
 def _work(group: Group) -> dict[str, Any]:
   # pylint: disable=g-import-not-at-top
   import gin
-  from user_llm import distributed
+  from user_llm.runtime import distributed
   from user_llm import main
   from user_llm.data import pipeline
 

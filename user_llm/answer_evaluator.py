@@ -11,13 +11,13 @@ import numpy as np
 
 from user_llm import baselines
 from user_llm import evaluator as evaluator_lib
-from user_llm import host_batches
 from user_llm import per_example as per_example_lib
 from user_llm.data import example_facts
 from user_llm.data import pipeline
 from user_llm.decoding import trie
 from user_llm.objectives import conditioned_lm
 from user_llm.objectives import objective as objective_lib
+from user_llm.runtime import host_batches
 
 GENERATED_PROTOCOL = (
     'the answer is generated as text by beam search over the trie of all '

@@ -14,10 +14,10 @@ import time
 import traceback
 from typing import Any
 
-from user_llm import distributed
 from user_llm import gin_utils
 from user_llm import train
 from user_llm import user_errors
+from user_llm.runtime import distributed
 
 _PROGRESS_SECS = 10.0
 

@@ -12,8 +12,8 @@ import pathlib
 import shutil
 from typing import Any
 
-from user_llm import lease
-from user_llm import transient
+from user_llm.runtime import lease
+from user_llm.runtime import transient
 
 MANIFEST = 'manifest.json'
 # Of every step that Orbax has finished.

@@ -23,9 +23,9 @@ from orbax.checkpoint import checkpoint_managers as preservation_policy
 
 from user_llm import checkpoint_files
 from user_llm import compatibility
-from user_llm import hosts
-from user_llm import lease
 from user_llm import train_state
+from user_llm.runtime import hosts
+from user_llm.runtime import lease
 
 _FOLDER = 'checkpoints'
 _POLL_SECS = 0.01

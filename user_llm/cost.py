@@ -8,7 +8,6 @@ import jax
 from rich import console as rich_console
 
 from user_llm import cost_model
-from user_llm import distributed
 from user_llm import run_logging
 from user_llm.data import history_prompts
 from user_llm.models import layers
@@ -16,6 +15,7 @@ from user_llm.models import user_llm
 from user_llm.objectives import conditioned_lm
 from user_llm.report import cost_plot
 from user_llm.report import costs
+from user_llm.runtime import distributed
 
 Prompts = history_prompts.GivenPrompts | history_prompts.TypicalPrompts
 

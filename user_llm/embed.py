@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from user_llm import checkpoints as checkpoints_lib
-from user_llm import host_batches
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import restore
@@ -17,6 +16,7 @@ from user_llm.objectives import conditioned_lm
 from user_llm.objectives import contrastive
 from user_llm.objectives import next_event
 from user_llm.objectives import objective as objective_lib
+from user_llm.runtime import host_batches
 
 
 def embed(

@@ -9,7 +9,6 @@ import jax
 
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluator as evaluator_lib
-from user_llm import hosts
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import restore
@@ -17,6 +16,7 @@ from user_llm import train as train_lib
 from user_llm import training_run
 from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
+from user_llm.runtime import hosts
 
 
 def evaluate(

@@ -18,16 +18,16 @@ import jax
 import numpy as np
 
 from user_llm import baselines
-from user_llm import host_batches
 from user_llm import metrics as metrics_lib
 from user_llm import partitioning
 from user_llm import per_example as per_example_lib
 from user_llm import trainer as trainer_lib
-from user_llm import transient
-from user_llm import watchdog
 from user_llm.data import example_facts
 from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
+from user_llm.runtime import host_batches
+from user_llm.runtime import transient
+from user_llm.runtime import watchdog
 
 Row = Mapping[str, metrics_lib.Estimate]
 # Per-example values by name, see `per_example.PerExample`.

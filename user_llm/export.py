@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from user_llm import checkpoints as checkpoints_lib
-from user_llm import distributed
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import restore
@@ -11,6 +10,7 @@ from user_llm.data import pipeline
 from user_llm.objectives import conditioned_lm
 from user_llm.objectives import objective as objective_lib
 from user_llm.pretrained import exporting
+from user_llm.runtime import distributed
 
 _DTYPES = ('float32', 'bfloat16')
 

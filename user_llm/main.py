@@ -21,12 +21,12 @@ import sys
 import tempfile
 import time
 
-from user_llm import distributed
-from user_llm import goodput  # pylint: disable=unused-import
-from user_llm import host_memory
-from user_llm import lease
 from user_llm import topologies
 from user_llm import user_errors
+from user_llm.runtime import distributed
+from user_llm.runtime import goodput  # pylint: disable=unused-import
+from user_llm.runtime import host_memory
+from user_llm.runtime import lease
 
 # Exit code of a run that would end so again.
 _NOT_FINITE = 44
@@ -204,7 +204,7 @@ def _run(
   }
   is_train = args.mode == 'train'
   if is_train:
-    from user_llm import hosts  # pylint: disable=g-import-not-at-top
+    from user_llm.runtime import hosts  # pylint: disable=g-import-not-at-top
 
     hosts.check_same(configuration=gin_utils.config_text())
     _check_resumable(workdir, gin_utils.config_text())

@@ -1,4 +1,4 @@
-"""Where the parameters of a run come from, when it starts and when it is read."""
+"""Where a run's parameters come from, when it starts and when it is read."""
 
 from collections.abc import Mapping, Sequence
 import hashlib
@@ -96,7 +96,7 @@ def digest(params: Mapping[str, Any]) -> str:
 
 
 def placed(value: np.ndarray | jax.Array, like: Any) -> jax.Array:
-  """A value as `checkpoints.InitFrom.load` gives it, in the place of a parameter.
+  """A value of `checkpoints.InitFrom.load` in the place of a parameter.
 
   On the host it takes the sharding and dtype of the parameter (or its shape); a
   JAX array has them.

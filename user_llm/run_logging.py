@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any
 
-from user_llm import transient
+from user_llm.runtime import transient
 
 METRICS_FILE = 'metrics.jsonl'
 RUN_FILE = 'run.json'

@@ -12,13 +12,13 @@ import seqio
 
 from user_llm import baselines
 from user_llm import evaluator as evaluator_lib
-from user_llm import host_batches
 from user_llm import per_example as per_example_lib
 from user_llm.data import pipeline
 from user_llm.decoding import beam_search
 from user_llm.decoding import generate
 from user_llm.objectives import conditioned_lm
 from user_llm.objectives import objective as objective_lib
+from user_llm.runtime import host_batches
 
 ROUGE = ('rouge1', 'rouge2', 'rougeL')
 _PROTOCOL = (
@@ -109,7 +109,9 @@ class TextEvaluator:
     )
     return self._as_text(
         host_batches.run(
-            functools.partial(write, params), host_batches.mine(batch, mesh), mesh
+            functools.partial(write, params),
+            host_batches.mine(batch, mesh),
+            mesh,
         )
     )
 

@@ -6,19 +6,19 @@ import math
 import jax
 import numpy as np
 
-from user_llm import bad_steps
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import dry_run as dry_run_lib
 from user_llm import evaluator as evaluator_lib
-from user_llm import hosts
 from user_llm import optimizers
 from user_llm import partitioning
-from user_llm import profiling
 from user_llm import topologies
 from user_llm import trainer as trainer_lib
 from user_llm import training_run
 from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
+from user_llm.runtime import bad_steps
+from user_llm.runtime import hosts
+from user_llm.runtime import profiling
 
 
 def train(

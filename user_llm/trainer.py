@@ -11,14 +11,14 @@ import numpy as np
 import optax
 
 from user_llm import flops
-from user_llm import host_batches
 from user_llm import losses
 from user_llm import partitioning
 from user_llm import run_logging
-from user_llm import spikes
 from user_llm import train_state
 from user_llm.models import layers
 from user_llm.objectives import objective as objective_lib
+from user_llm.runtime import host_batches
+from user_llm.runtime import spikes
 
 Batch = Mapping[str, jax.Array]
 Scalars = dict[str, jax.Array]

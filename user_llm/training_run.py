@@ -9,20 +9,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from user_llm import bad_steps
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluator as evaluator_lib
-from user_llm import goodput
-from user_llm import host_batches
-from user_llm import hosts
-from user_llm import preemption
 from user_llm import restore
 from user_llm import run_logging
 from user_llm import train_state
 from user_llm import trainer as trainer_lib
-from user_llm import vitals as vitals_lib
-from user_llm import watchdog
 from user_llm.data import pipeline
+from user_llm.runtime import bad_steps
+from user_llm.runtime import goodput
+from user_llm.runtime import host_batches
+from user_llm.runtime import hosts
+from user_llm.runtime import preemption
+from user_llm.runtime import vitals as vitals_lib
+from user_llm.runtime import watchdog
 
 # Written when a run has reached its last step and its evaluations.
 DONE_FILE = 'DONE'

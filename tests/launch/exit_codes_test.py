@@ -6,7 +6,7 @@ import re
 import pytest
 
 from launch import exit_codes
-from user_llm import preemption
+from user_llm.runtime import preemption
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 

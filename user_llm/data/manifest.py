@@ -5,12 +5,11 @@ With `schema` the only file that `data_prep` shares with the library.
 
 from collections.abc import Collection, Sequence
 import hashlib
-import json
 import pathlib
 from typing import Any
 
-from user_llm import transient
 from user_llm.data import schema as schema_lib
+from user_llm.runtime import transient
 
 # What TFDS reads beside the records.
 _TFDS_FILES = ('dataset_info.json', 'features.json')

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from user_llm import transient
 from user_llm.data import manifest as manifest_lib
 from user_llm.data import schema as schema_lib
+from user_llm.runtime import transient
 
 # TensorFlow only feeds; the accelerator's memory belongs to JAX.
 tf.config.set_visible_devices([], 'GPU')

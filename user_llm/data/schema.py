@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from user_llm import transient
+from user_llm.runtime import transient
 
 # Raised when files change so that older readers or datasets no longer fit.
 FORMAT_VERSION = 2

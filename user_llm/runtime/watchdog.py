@@ -45,8 +45,8 @@ class Watchdog:
       secs = time.monotonic() - _last_secs
       if secs >= self._timeout_secs:
         print(
-            f'error: no step for {secs:.0f} s (HANG_SECS={self._timeout_secs}). '
-            'This is where every thread is; it ends with exit code '
+            f'error: no step for {secs:.0f} s '
+            f'(HANG_SECS={self._timeout_secs}). This is where every thread is; it ends with exit code '
             f'{EXIT_CODE} and can be started again.',
             file=sys.stderr, flush=True,
         )

@@ -10,8 +10,8 @@ import pytest
 import small_run
 
 from user_llm import checkpoints
-from user_llm import preemption
 from user_llm import trainer as trainer_lib
+from user_llm.runtime import preemption
 from user_llm.train import train
 
 
@@ -59,7 +59,9 @@ def test_a_signalled_run_goes_on_bit_by_bit(
   assert (tmp_path / 'stopped' / 'DONE').exists()
 
 
-def test_a_deadline(tiny_dataset, tmp_path, compilation_cache, monkeypatch, capsys):
+def test_a_deadline(
+    tiny_dataset, tmp_path, compilation_cache, monkeypatch, capsys
+):
   """By a clock on which each step takes 5 s, it leaves 25 s before."""
   monkeypatch.setattr(
       preemption.time, 'monotonic', itertools.count(0, 5).__next__
@@ -77,7 +79,7 @@ def test_a_deadline(tiny_dataset, tmp_path, compilation_cache, monkeypatch, caps
 _TWO_SIGNALS = '''
 import signal, time
 from user_llm import checkpoints
-from user_llm import preemption
+from user_llm.runtime import preemption
 with preemption.Watch() as watch:
   signal.raise_signal(signal.SIGTERM)
   assert watch.is_due(1)

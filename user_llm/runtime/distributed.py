@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 
-from user_llm import watchdog
+from user_llm.runtime import watchdog
 
 ADDRESS = 'JAX_COORDINATOR_ADDRESS'
 NUM_PROCESSES = 'JAX_NUM_PROCESSES'

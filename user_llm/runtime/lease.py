@@ -1,7 +1,7 @@
 """One trainer a workdir; readers pin the checkpoint that they read.
 
-Both are locks of the operating system on files (`flock`): whoever dies, however,
-holds them no longer. Network file systems carry them between machines where they
+Both are locks of the operating system on files (`flock`): whoever dies,
+however, holds them no longer. Network file systems carry them between machines if they
 have locks (NFS from version 4 on); object stores have none.
 """
 

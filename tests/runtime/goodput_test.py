@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from user_llm import goodput
+from user_llm.runtime import goodput
 
 
 class _Clock:

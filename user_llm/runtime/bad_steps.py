@@ -129,8 +129,8 @@ class BadSteps:
 class Rollbacks:
   """Which batches a run leaves out, because it went back before them.
 
-  They are in the workdir's `rollbacks.json`, so that a run that is killed leaves
-  out the same ones when it starts again.
+  They are in the workdir's `rollbacks.json`, so that a run that is killed
+  leaves out the same ones when it starts again.
 
   Args:
     workdir: Of the run.
@@ -174,8 +174,8 @@ class Rollbacks:
     self._write()
     if self._is_writer:
       print(
-          f'warning: steps {error.first} to {error.last} were bad: back to step '
-          f'{to_step}, without the {error.last - to_step} batches since '
+          f'warning: steps {error.first} to {error.last} were bad: back to '
+          f'step {to_step}, without the {error.last - to_step} batches since '
           f'({len(self._rows)} of at most {self._limit} times).',
           file=sys.stderr, flush=True,
       )

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from user_llm import spikes
+from user_llm.runtime import spikes
 
 
 def _run(losses, threshold=6.0):

@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-from user_llm import hosts
+from user_llm.runtime import hosts
 
-_ROOT = pathlib.Path(__file__).parents[1]
+_ROOT = pathlib.Path(__file__).parents[2]
 _START = '''
 import os, sys
-from user_llm import distributed
+from user_llm.runtime import distributed
 distributed.initialize()
-from user_llm import hosts
+from user_llm.runtime import hosts
 process = int(os.environ['JAX_PROCESS_ID'])
 '''
 _COMPARE = _START + '''

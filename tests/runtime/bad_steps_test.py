@@ -1,4 +1,4 @@
-"""A step that is not finite leaves no trace; several end the run with a reason."""
+"""A bad step leaves no trace; several send a run back, and at last end it."""
 
 import dataclasses
 import json
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import small_run
-from user_llm import bad_steps
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import optimizers
 from user_llm import partitioning
-from user_llm import spikes
 from user_llm import train as train_lib
 from user_llm import trainer as trainer_lib
 from user_llm.objectives import next_event
+from user_llm.runtime import bad_steps
+from user_llm.runtime import spikes
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
 
@@ -109,7 +109,8 @@ def test_too_many_in_a_row(tiny_dataset, tmp_path, capsys):
   )
   (tmp_path / 'config.gin').write_text('A = 1\n')
   with pytest.raises(
-      FloatingPointError, match=r'Steps 6 to 7 were bad, .*not finite.*MAX_BAD_STEPS'
+      FloatingPointError,
+      match=r'Steps 6 to 7 were bad, .*not finite.*MAX_BAD_STEPS',
   ):
     train_lib.train(**arguments)
   assert checkpoints_lib.Checkpoints(str(tmp_path)).steps() == [4]

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from user_llm import lease
 from user_llm import main as main_lib
+from user_llm.runtime import lease
 
 _HOLDER = (
     'import pathlib, sys, time\n'
-    'from user_llm import lease\n'
+    'from user_llm.runtime import lease\n'
     'with lease.exclusive(pathlib.Path(sys.argv[1])):\n'
     '  print("held", flush=True)\n'
     '  time.sleep(60)\n'

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from user_llm import profiling
+from user_llm.runtime import profiling
 
 
 def _traced_steps(workdir):

@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-from user_llm import distributed
+from user_llm.runtime import distributed
 
 
 @pytest.fixture(name='calls')
@@ -74,7 +74,7 @@ def _free_address():
 def test_the_others_do_not_come():
   """Processes 0 and 1 of 3; and a process 1 that finds no process 0."""
   code = (
-      'from user_llm import distributed\n'
+      'from user_llm.runtime import distributed\n'
       'distributed.initialize(warn_secs=2, timeout_secs=5)\n'
   )
   present, absent = _free_address(), _free_address()

@@ -9,7 +9,7 @@ import pytest
 _CODE = '''
 import resource, sys
 import numpy as np
-from user_llm import host_memory
+from user_llm.runtime import host_memory
 if sys.argv[1] == 'keep':
   print(host_memory.keep_freed_memory())
 else:

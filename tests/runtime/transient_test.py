@@ -14,8 +14,8 @@ import tensorflow as tf
 import small_run
 from user_llm import checkpoints
 from user_llm import train as train_lib
-from user_llm import transient
 from user_llm.data import records
+from user_llm.runtime import transient
 
 _PROBABILITY = 0.3
 

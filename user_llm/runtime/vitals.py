@@ -15,12 +15,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from user_llm import goodput
-from user_llm import hosts
-from user_llm import profiling
 from user_llm import run_logging
 from user_llm import topologies
 from user_llm import trainer as trainer_lib
+from user_llm.runtime import goodput
+from user_llm.runtime import hosts
+from user_llm.runtime import profiling
 
 # Batch keys whose rows x length are counted, padding too, by what they hold.
 _COUNTED = {

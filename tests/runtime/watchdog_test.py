@@ -11,11 +11,11 @@ import pytest
 import small_run
 
 from user_llm import train as train_lib
-from user_llm import watchdog
+from user_llm.runtime import watchdog
 
 _HANGS = '''
 import threading, time
-from user_llm import watchdog
+from user_llm.runtime import watchdog
 
 def waits_for_ever():
   threading.Event().wait()
@@ -59,7 +59,7 @@ def test_training_and_evaluation_beat(tiny_dataset, tmp_path, monkeypatch):
 
 _RANK = '''
 import numpy as np
-from user_llm import distributed, watchdog
+from user_llm.runtime import distributed, watchdog
 distributed.initialize()
 from jax.experimental import multihost_utils
 
