@@ -16,6 +16,7 @@ from typing import Any
 
 import gin
 
+from user_llm import gin_text
 from user_llm import gin_trust
 from user_llm import signatures
 
@@ -139,7 +140,7 @@ def model_section(config: str) -> list[str]:
     Lines 'module.Class.parameter = value', sorted.
   """
   modules, bindings = {}, {}
-  for line in _statements(config):
+  for line in gin_text.statements(config):
     if match := re.fullmatch(
         r'(?:from (\S+) )?import (\S+)(?: as (\S+))?', line
     ):
@@ -169,23 +170,9 @@ def model_section(config: str) -> list[str]:
   return sorted(section)
 
 
-def _statements(config: str) -> Iterator[str]:
-  """A config's statements, each on one line, without comments."""
-  statement = ''
-  for line in config.splitlines():
-    if line.startswith(' '):
-      statement = f'{statement.removesuffix(chr(92)).rstrip()} {line.strip()}'
-      continue
-    if statement:
-      yield statement
-    statement = '' if line.startswith('#') else line.rstrip()
-  if statement:
-    yield statement
-
-
 def parsed_bindings() -> dict[str, str]:
   """All bindings of the parsed files as text: macros and parameters."""
-  pairs = (line.split(' = ', 1) for line in _statements(gin.config_str()))
+  pairs = (line.split(' = ', 1) for line in gin_text.statements(gin.config_str()))
   return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 

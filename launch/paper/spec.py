@@ -74,14 +74,14 @@ class Scale:
   Attributes:
     name: Of the file.
     decoder: gin file; 'models/decoder_pretrained.gin' needs --weights.
-    vocabulary_size: Pieces, of a decoder that is not pretrained.
+    vocabulary_size: Pieces; None with a pretrained decoder.
     seeds: Every run has each.
     sections: {name: {macro: value}}.
   """
 
   name: str
   decoder: str
-  vocabulary_size: int
+  vocabulary_size: int | None
   seeds: tuple[int, ...]
   sections: Mapping[str, Mapping[str, Any]]
 
@@ -109,13 +109,23 @@ def load_scale(name: str) -> Scale:
       )
   values = _read(path)
   sections = {k: v for k, v in values.items() if isinstance(v, dict)}
-  known = {'decoder_file': str, 'vocabulary_size': int, 'seeds': list}
-  wanted = {
-      section for run in load_runs().values() for section in run.sizes
-  }
+  known = {'decoder_file': str, 'seeds': list}
+  if 'pretrained' not in str(values.get('decoder_file')):
+    known['vocabulary_size'] = int
   for key, kind in known.items():
     if not isinstance(values.get(key), kind):
       raise ValueError(f'{path}: {key} must be given, a {kind.__name__}.')
+  scale = Scale(
+      name=path.stem,
+      decoder=values['decoder_file'],
+      vocabulary_size=values.get('vocabulary_size'),
+      seeds=tuple(values['seeds']),
+      sections=sections,
+  )
+  names = [run for table in load_tables().values() for run in table.runs]
+  wanted = {
+      section for run in needed(names, scale) for section in run.sizes
+  }
   for key in values:
     names = wanted if key in sections else known
     if key not in names:
@@ -125,13 +135,7 @@ def load_scale(name: str) -> Scale:
     raise ValueError(f'{path}: section [{missing[0]}] is missing.')
   if not values['seeds'] or not all(type(s) is int for s in values['seeds']):
     raise ValueError(f'{path}: seeds must be whole numbers, one or more.')
-  return Scale(
-      name=path.stem,
-      decoder=values['decoder_file'],
-      vocabulary_size=values['vocabulary_size'],
-      seeds=tuple(values['seeds']),
-      sections=sections,
-  )
+  return scale
 
 
 def load_runs() -> dict[str, Run]:

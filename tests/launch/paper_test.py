@@ -1,6 +1,7 @@
 """Tables of the paper: what they need, how it is run again, what is shown."""
 
 import contextlib
+import importlib
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 
+import gin
 import pytest
 
 from launch import __main__ as launch
@@ -17,6 +19,7 @@ from launch.paper import command
 from launch.paper import render
 from launch.paper import spec
 from launch.paper import workflow
+from user_llm import gin_utils
 
 _TABLES = ('next_item', 'favourite', 'strategies', 'ablations', 'length')
 
@@ -103,16 +106,44 @@ def _paper(tmp_path, data, monkeypatch):
   return run
 
 
+def _runs(scale):
+  tables = spec.load_tables().values()
+  return spec.needed([run for table in tables for run in table.runs], scale)
+
+
 def test_every_run_has_its_files_and_sizes(scale):
   """Of all scales: what `tables.toml` names is there."""
   root = pathlib.Path(spec.__file__).resolve().parents[2] / 'gin'
   for name in spec.scales():
     scale = spec.load_scale(name)
-    for run in spec.needed(list(spec.load_runs()), scale):
+    for run in _runs(scale):
       assert run.sizes and all((root / file).is_file() for file in run.gin)
       assert all(section in scale.sections for section in run.sizes)
   for table in spec.load_tables().values():
     assert set(table.runs) <= spec.load_runs().keys()
+
+
+@pytest.mark.parametrize('name', spec.scales())
+def test_every_run_loads(name, tmp_path):
+  """gin has all that a run's files need, and every macro that is set."""
+  scale = spec.load_scale(name)
+  inputs = workflow.Inputs(
+      data=tmp_path / 'data', label='genre',
+      vocabulary=None if scale.is_pretrained else tmp_path / 'v',
+      weights=str(tmp_path / 'w') if scale.is_pretrained else None,
+  )
+  for job in workflow.make_jobs(_runs(scale), scale, tmp_path):
+    argv = workflow.argv(job, scale, inputs)
+    gin.clear_config()
+    files = ['runs/cost.gin'] if job.run.mode == 'cost' else []
+    gin_utils.load_config(
+        files + [a[11:] for a in argv if a.startswith('--gin_file=')],
+        [a[6:] for a in argv if a.startswith('--gin.')],
+    )
+    gin_utils.configured(getattr(
+        importlib.import_module(f'user_llm.{job.run.mode}'), job.run.mode
+    ))
+  gin.clear_config()
 
 
 def test_needs_come_first_and_once(scale):

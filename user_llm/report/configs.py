@@ -1,33 +1,20 @@
 """What a run's `config.gin` says, read as text: macros, and which it is."""
 
-from collections.abc import Iterator
 import functools
 import hashlib
 import pathlib
 import re
+
+from user_llm import gin_text
 
 CONFIG_FILE = 'config.gin'
 _MACRO = re.compile(r'([A-Z][A-Z0-9_]*) = (.*)', re.DOTALL)
 _CHECKPOINT = re.compile(r"(\w*_CHECKPOINT) = '(.+)'")
 
 
-def _statements(text: str) -> Iterator[str]:
-  """Each on one line; gin goes on with a statement on indented lines."""
-  statement = ''
-  for line in text.splitlines():
-    if line.startswith(' '):
-      statement = f'{statement.removesuffix(chr(92)).rstrip()} {line.strip()}'
-      continue
-    if statement:
-      yield statement
-    statement = '' if line.startswith('#') else line.rstrip()
-  if statement:
-    yield statement
-
-
 def macros(workdir: pathlib.Path) -> dict[str, str]:
   """The values of the UPPER_CASE names as gin text; none without a config."""
-  found = (_MACRO.fullmatch(line) for line in _statements(_text(workdir)))
+  found = (_MACRO.fullmatch(line) for line in gin_text.statements(_text(workdir)))
   return {match[1]: match[2] for match in found if match}
 
 
@@ -44,7 +31,7 @@ def identity(workdir: pathlib.Path) -> str:
     return str(workdir)
   lines = [
       _without_path(line)
-      for line in _statements(text)
+      for line in gin_text.statements(text)
       if not line.startswith('SEED = ')
   ]
   return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
