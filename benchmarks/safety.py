@@ -30,13 +30,13 @@ from user_llm import checkpoints as checkpoints_lib
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import trainer as trainer_lib
+from user_llm import vitals as vitals_lib
 from user_llm.data import pipeline
 from user_llm.models import user_encoder
 from user_llm.objectives import next_event
 from user_llm.runtime import bad_steps
 from user_llm.runtime import host_memory
 from user_llm.runtime import preemption
-from user_llm.runtime import vitals as vitals_lib
 from user_llm.runtime import watchdog
 
 _BATCH_SIZE = 32

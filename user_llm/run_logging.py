@@ -17,13 +17,12 @@ import sys
 import time
 from typing import Any
 
+from user_llm.runtime import bad_steps
 from user_llm.runtime import transient
 
 METRICS_FILE = 'metrics.jsonl'
 RUN_FILE = 'run.json'
 WALL_KEY = 'train/wall_secs'
-# A step's scalar: 1 if it changed nothing, see `trainer.Trainer`.
-SKIPPED = 'skipped'
 
 # A device array, a numpy scalar or a number.
 Scalar = Any
@@ -116,7 +115,7 @@ class RunLogger:
         f'{self._prefix}{name}': float(value) for name, value in metrics.items()
     }
     self._check_finite(step, values)
-    if values.get(f'{self._prefix}{SKIPPED}'):
+    if values.get(f'{self._prefix}{bad_steps.SKIPPED}'):
       values = {k: v for k, v in values.items() if math.isfinite(v)}
     self._progress.show(values.get(f'{self._prefix}loss'))
     self._append(step, {**values, WALL_KEY: round(self.wall_secs, 2)})
@@ -165,7 +164,7 @@ class RunLogger:
           self._warn(self._num_steps, error)
 
   def _check_finite(self, step: int, values: Mapping[str, float]) -> None:
-    if values.get(f'{self._prefix}{SKIPPED}'):
+    if values.get(f'{self._prefix}{bad_steps.SKIPPED}'):
       return  # It left no trace.
     for name, value in values.items():
       if name.endswith('loss') and not math.isfinite(value):

@@ -13,10 +13,10 @@ import optax
 from user_llm import flops
 from user_llm import losses
 from user_llm import partitioning
-from user_llm import run_logging
 from user_llm import train_state
 from user_llm.models import layers
 from user_llm.objectives import objective as objective_lib
+from user_llm.runtime import bad_steps
 from user_llm.runtime import host_batches
 from user_llm.runtime import spikes
 
@@ -212,7 +212,7 @@ class Trainer:
         'loss': mean,
         'weight': loss.weight,
         'grad_norm': norm,
-        run_logging.SKIPPED: 1.0 - is_good,
+        bad_steps.SKIPPED: 1.0 - is_good,
     }
     for name, (total, count) in loss.metrics.items():
       scalars[name] = total / jnp.maximum(count, 1.0)

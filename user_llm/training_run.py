@@ -15,13 +15,13 @@ from user_llm import restore
 from user_llm import run_logging
 from user_llm import train_state
 from user_llm import trainer as trainer_lib
+from user_llm import vitals as vitals_lib
 from user_llm.data import pipeline
 from user_llm.runtime import bad_steps
 from user_llm.runtime import goodput
 from user_llm.runtime import host_batches
 from user_llm.runtime import hosts
 from user_llm.runtime import preemption
-from user_llm.runtime import vitals as vitals_lib
 from user_llm.runtime import watchdog
 
 # Written when a run has reached its last step and its evaluations.

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from user_llm import run_logging
-
+# A step's scalar: 1 if it changed nothing, see `trainer.Trainer`.
+SKIPPED = 'skipped'
 _FOLDER = 'bad_steps'
 _ROLLBACKS_FILE = 'rollbacks.json'
 
@@ -78,7 +78,7 @@ class BadSteps:
       return
     step, scalars = self._pending
     self._pending = None
-    if not float(scalars.get(run_logging.SKIPPED, 0)):
+    if not float(scalars.get(SKIPPED, 0)):
       self._in_a_row, self._rows = 0, []
       return
     self._in_a_row += 1

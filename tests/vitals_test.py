@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from user_llm import topologies
+from user_llm import vitals as vitals_lib
 from user_llm.runtime import goodput
-from user_llm.runtime import vitals as vitals_lib
 
 _SPEC = {
     'user_mask': jax.ShapeDtypeStruct((4, 50), np.bool_),

@@ -18,6 +18,7 @@ import numpy as np
 from user_llm import run_logging
 from user_llm import topologies
 from user_llm import trainer as trainer_lib
+from user_llm.runtime import bad_steps
 from user_llm.runtime import goodput
 from user_llm.runtime import hosts
 from user_llm.runtime import profiling
@@ -145,7 +146,7 @@ class Vitals:
     if self._is_started:
       found = _Step(
           total=total, wait=self._wait, host=now - self._asked,
-          skipped=scalars.get(run_logging.SKIPPED, 0),
+          skipped=scalars.get(bad_steps.SKIPPED, 0),
       )
       self._steps.append(found)
       self._unread.append(found)
