@@ -14,6 +14,9 @@ from jax.experimental import multihost_utils
 EXIT_CODE = 42
 # What saving and leaving may take, beside three times the longest step so far.
 _MARGIN_SECS = 10.0
+# A job's processes may get one signal twice: from the queue, and from a parent
+# that passes it on.
+_SAME_SECS = 5.0
 
 
 class Watch:
@@ -32,6 +35,7 @@ class Watch:
   def __init__(self, deadline: float | None = None):
     self._is_alone = jax.process_count() == 1
     self._is_signalled = False
+    self._signalled_secs = 0.0
     self._old_handler: Any = None
     self._deadline = deadline
     self._last_secs: float | None = None
@@ -48,10 +52,12 @@ class Watch:
       signal.signal(signal.SIGTERM, self._old_handler)
 
   def _on_signal(self, number: int, unused_frame: Any) -> None:
-    if self._is_signalled:
+    now = time.monotonic()
+    if not self._signalled_secs:
+      self._is_signalled, self._signalled_secs = True, now
+    elif now - self._signalled_secs > _SAME_SECS:
       os.write(2, b'A second SIGTERM: the last checkpoint is an older one.\n')
       os._exit(128 + number)
-    self._is_signalled = True
 
   def is_due(self, step: int) -> bool:
     """Whether to save and stop after this step; asked at every step."""
