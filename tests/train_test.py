@@ -1,6 +1,7 @@
 """Training end to end: files, resuming bit by bit, what is refused."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -170,9 +171,8 @@ def test_stopped_before_the_last_evaluation(
   assert _metrics(tmp_path, 'train/loss') == _metrics(finished, 'train/loss')
 
 
-def test_one_device_equals_eight(
-    finished, tiny_dataset, tmp_path, monkeypatch
-):
+@pytest.fixture(name='one_device')
+def _one_device(monkeypatch):
   monkeypatch.setattr(
       partitioning.MeshConfig,
       'make',
@@ -183,6 +183,10 @@ def test_one_device_equals_eight(
           devices=jax.devices()[:1],
       ),
   )
+
+
+@pytest.mark.usefixtures('one_device')
+def test_one_device_equals_eight(finished, tiny_dataset, tmp_path):
   train_lib.train(
       **small_run.arguments(tiny_dataset, tmp_path, evaluators=())
   )
@@ -190,6 +194,25 @@ def test_one_device_equals_eight(
   wanted = _metrics(finished, 'train/loss')
   np.testing.assert_allclose(
       list(found.values()), list(wanted.values()), rtol=1e-5
+  )
+
+
+@pytest.mark.usefixtures('one_device')
+def test_a_run_of_eight_devices_goes_on_with_one(
+    finished, tiny_dataset, tmp_path
+):
+  """The parameters are the same; sums over devices are rounded otherwise."""
+  shutil.copytree(finished, tmp_path / 'run')
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints' / '12')
+  (tmp_path / 'run' / 'DONE').unlink()
+  train_lib.train(
+      **small_run.arguments(tiny_dataset, tmp_path / 'run', evaluators=())
+  )
+  found = _metrics(tmp_path / 'run', 'train/loss')
+  wanted = _metrics(finished, 'train/loss')
+  assert list(found) == list(wanted)
+  np.testing.assert_allclose(
+      list(found.values()), list(wanted.values()), rtol=1e-6
   )
 
 
