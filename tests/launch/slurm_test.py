@@ -106,6 +106,7 @@ def _command(cluster, *argv):
   subprocess.run(argv, env=cluster, check=True)
 
 
+
 @pytest.fixture(name='whole', scope='module')
 def _whole(folder, tiny_dataset):
   """The workdir of an uninterrupted run of two local processes."""
@@ -183,7 +184,9 @@ def test_the_life_of_a_job(whole, folder, cluster, tiny_dataset):
   for log in logs:
     assert f'SIGTERM: saving step {saved}, the last one.' in log
   assert _job(cluster, number)['Restarts'] == '1'
-  # SLURM lets a requeued job wait for two minutes.
+  # SLURM lets a requeued job wait for two minutes, and slurmd refuses one that
+  # starts in the very second in which it ended.
+  time.sleep(2)
   _command(cluster, 'scontrol', 'update', f'JobId={number}', 'StartTime=now')
   _wait(lambda: (workdir / 'DONE').exists(), describe)
   _wait(
