@@ -12,7 +12,9 @@ from user_llm import main as main_lib
 
 _HEAD = 'from __gin__ import dynamic_registration\n'
 _RUN = _HEAD + '''
+from user_llm import restore
 from user_llm import train
+from user_llm import training_run
 train.train.seed = 3
 '''
 
@@ -49,10 +51,10 @@ def _parse(folder, text, trust=False):
         _HEAD + 'from user_llm import main\n',
         _HEAD + 'from user_llm import gin_utils\n',
         # Reached through a module that may be imported.
-        _RUN + 'X = @train.pathlib.os.system()\n',
-        _RUN + 'train.pathlib.os.mkdir.path = "imported"\nX = 1\n',
-        _RUN + 'X = @train.sys.exit()\n',
-        _RUN + 'X = @train.pathlib.Path()\n',
+        _RUN + 'X = @training_run.pathlib.os.system()\n',
+        _RUN + 'training_run.pathlib.os.mkdir.path = "imported"\nX = 1\n',
+        _RUN + 'X = @restore.sys.exit()\n',
+        _RUN + 'X = @training_run.pathlib.Path()\n',
         _RUN + 'X = @train.jax.numpy.load()\n',
         # gin's own, but for what it saves itself.
         'from gin import utils\n',
@@ -60,7 +62,7 @@ def _parse(folder, text, trust=False):
         _HEAD + 'from gin import config\nX = @config.os.system()\n',
         _RUN + 'X = @gin.macro.__builtins__.update()\n',
         # What is not for others.
-        _RUN + 'X = @train._evaluate()\n',
+        _RUN + 'X = @train._batch_spec()\n',
         _RUN + 'X = @train.__loader__.set_data()\n',
         _RUN + 'X = @train.train.__globals__.get()\n',
     ],
@@ -78,10 +80,10 @@ def test_trusted(folder):
 
 
 def test_one_trusted_file_is_no_other(folder):
-  _parse(folder, _RUN + 'X = @train.pathlib.Path()\n', trust=True)
+  _parse(folder, _RUN + 'X = @training_run.pathlib.Path()\n', trust=True)
   gin.clear_config()
-  with pytest.raises(ValueError, match='names train.pathlib.PurePath'):
-    _parse(folder, _RUN + 'X = @train.pathlib.PurePath()\n')
+  with pytest.raises(ValueError, match='names training_run.pathlib.PurePath'):
+    _parse(folder, _RUN + 'X = @training_run.pathlib.PurePath()\n')
 
 
 def test_a_saved_config_is_read_again(folder):

@@ -145,6 +145,8 @@ def _move_lost(
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
   found = []
+  if not path.is_file():
+    return found  # Somebody has deleted it.
   for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
     try:
       found.append(json.loads(line))
