@@ -71,6 +71,13 @@ def test_what_stays_empty_goes_again(tmp_path):
   assert [p.name for p in (tmp_path / 'a' / 'b').iterdir()] == ['x']
 
 
+def test_a_workdir_that_vanishes_hides_no_error(tmp_path):
+  with pytest.raises(ValueError, match='what went wrong'):
+    with lease.exclusive(tmp_path / 'run'):
+      (tmp_path / 'run').rename(tmp_path / 'gone')
+      raise ValueError('what went wrong')
+
+
 @pytest.mark.parametrize('kind', ['file', 'system'])
 def test_a_workdir_that_cannot_be_written(tmp_path, kind, capsys):
   """Told before anything is loaded."""

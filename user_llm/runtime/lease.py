@@ -1,8 +1,8 @@
 """One trainer a workdir; readers pin the checkpoint that they read.
 
 Both are locks of the operating system on files (`flock`): whoever dies,
-however, holds them no longer. Network file systems carry them between machines if they
-have locks (NFS from version 4 on); object stores have none.
+however, holds them no longer. Network file systems carry them between machines
+if they have locks (NFS from version 4 on); object stores have none.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def exclusive(workdir: pathlib.Path) -> Iterator[None]:
     finally:
       path.unlink(missing_ok=True)
       for directory in made:
-        if any(directory.iterdir()):
+        if not directory.is_dir() or any(directory.iterdir()):
           break
         directory.rmdir()
 

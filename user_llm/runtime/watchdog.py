@@ -46,8 +46,8 @@ class Watchdog:
       if secs >= self._timeout_secs:
         print(
             f'error: no step for {secs:.0f} s '
-            f'(HANG_SECS={self._timeout_secs}). This is where every thread is; it ends with exit code '
-            f'{EXIT_CODE} and can be started again.',
+            f'(HANG_SECS={self._timeout_secs}). This is where every thread is; '
+            f'it ends with exit code {EXIT_CODE} and can be started again.',
             file=sys.stderr, flush=True,
         )
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
