@@ -78,10 +78,14 @@ def _log_probs(batch, name):
   return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
-@pytest.mark.parametrize('targets', [None, ('item',)])
-def test_loss(targets):
+@pytest.mark.parametrize(
+    ['targets', 'weights'],
+    [(None, {}), (('item',), {}), (None, {'genre': 0.25})],
+)
+def test_loss(targets, weights):
   batch = _batch()
-  loss = _objective(targets=targets).loss(_params(), batch, None)
+  objective = _objective(targets=targets, target_weights=weights)
+  loss = objective.loss(_params(), batch, None)
   totals = {}
   for name in targets or ('item', 'genre'):
     target = batch[f'target_{name}']
@@ -92,7 +96,9 @@ def test_loss(targets):
     np.testing.assert_allclose(
         loss.metrics[f'loss_{name}'][0], totals[name], rtol=1e-5
     )
-  np.testing.assert_allclose(loss.total, sum(totals.values()), rtol=1e-5)
+  total = sum(weights.get(name, 1) * x for name, x in totals.items())
+  np.testing.assert_allclose(loss.total, total, rtol=1e-5)
+  assert objective in {objective}, 'evaluators look it up'
   assert loss.weight == 15
   assert len(loss.metrics) == len(totals)
 
@@ -162,6 +168,19 @@ def test_keys():
 def test_errors(targets, message):
   with pytest.raises(ValueError, match=message):
     _objective(targets=targets)
+
+
+@pytest.mark.parametrize(
+    ['weights', 'message'],
+    [
+        ({'genre': 1.0}, "has 'genre', which is no target; targets are item"),
+        ({'item': -1.0}, r"TARGET_WEIGHTS\['item'\] must be a number from 0"),
+        ({'item': '1'}, "must be a number from 0, not '1'"),
+    ],
+)
+def test_weights_that_are_none(weights, message):
+  with pytest.raises(ValueError, match=message):
+    _objective(targets=('item',), target_weights=weights)
 
 
 @pytest.mark.parametrize(

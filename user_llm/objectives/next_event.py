@@ -3,7 +3,9 @@
 Shapes: B batch, L events, D width, E feature embedding, V item ids.
 """
 
+from collections.abc import Mapping
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +28,17 @@ class NextEvent:
     encoder: What to train.
     targets: Modalities to predict, 'item' among them; None: all of the
       encoder's schema.
+    target_weights: Of their cross-entropies in the total, by modality; 1 where
+      none is given.
     item_softmax: What the next item is told from in training.
   """
 
   encoder: user_encoder.UserEncoderConfig
   targets: tuple[str, ...] | None = None
+  # No part of the hash, by which compiled functions are looked up.
+  target_weights: Mapping[str, float] = dataclasses.field(
+      default_factory=dict, hash=False
+  )
   item_softmax: softmax.FullSoftmax | softmax.SampledSoftmax = (
       softmax.FullSoftmax()
   )
@@ -46,6 +54,17 @@ class NextEvent:
           f"TARGETS={self.targets} must include 'item': the evaluation ranks "
           'items.'
       )
+    for name, weight in self.target_weights.items():
+      if name not in self.target_names:
+        raise ValueError(
+            f'TARGET_WEIGHTS has {name!r}, which is no target; targets are '
+            f'{", ".join(self.target_names)}.'
+        )
+      is_number = isinstance(weight, (int, float))
+      if not is_number or not 0.0 <= weight < math.inf:
+        raise ValueError(
+            f'TARGET_WEIGHTS[{name!r}] must be a number from 0, not {weight!r}.'
+        )
 
   @property
   def target_names(self) -> tuple[str, ...]:
@@ -99,7 +118,10 @@ class NextEvent:
       )
     weight = jnp.sum(batch['target_item'] > 0).astype(jnp.float32)
     return objective_lib.Loss(
-        total=sum(sums.values()),
+        total=sum(
+            self.target_weights.get(name, 1.0) * sums[f'loss_{name}']
+            for name in self.target_names
+        ),
         weight=weight,
         metrics={name: (total, weight) for name, total in sums.items()},
     )
