@@ -110,9 +110,11 @@ def test_all_are_damaged(run, tiny_dataset, capsys):
 @_DAMAGES
 def test_who_reads_refuses(run, tiny_dataset, damage):
   message = damage(run / 'checkpoints' / '12')
-  arguments = small_run.arguments(tiny_dataset, run)
-  for name in ('log_every_steps', 'save_every_steps'):
-    arguments.pop(name)
+  arguments = dict(
+      workdir=str(run),
+      run=small_run.trained_run(tiny_dataset),
+      evaluators=small_run.arguments(tiny_dataset, run)['evaluators'],
+  )
   with pytest.raises(ValueError, match=f'12 is damaged: .*{message}.*STEP'):
     evaluate_lib.evaluate(**arguments)
   evaluate_lib.evaluate(**arguments, step=8)

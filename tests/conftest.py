@@ -1,12 +1,20 @@
-"""Test set-up: CPU with 8 fake devices, parsed flags, a tiny dataset."""
+"""Test set-up: CPU with 8 fake devices, parsed flags, a tiny dataset.
+
+Programs are compiled without most optimisations: most of the tests' time would
+be spent on making code fast that runs once. JAX_DISABLE_MOST_OPTIMIZATIONS=0
+and an own XLA_FLAGS turn that off.
+"""
 
 import os
 import pathlib
 import sys
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
 os.environ.setdefault(
-    'XLA_FLAGS', '--xla_force_host_platform_device_count=8'
+    'XLA_FLAGS',
+    '--xla_force_host_platform_device_count=8'
+    ' --xla_cpu_use_fusion_emitters=false',
 )
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 sys.path.insert(0, str(pathlib.Path(__file__).parent))

@@ -120,20 +120,27 @@ def test_a_text_has_what_is_generated(parts):
   assert longer.num_tokens == reviews.dataset.asking.longest_prompt + 100
 
 
-@pytest.mark.parametrize('entry', [train_lib.train, evaluate_lib.evaluate])
-def test_entry_functions(parts, entry, tmp_path):
-  arguments = _arguments(parts['answers'], 5)
+def test_train(parts, tmp_path):
+  arguments = _arguments(parts['answers'], 5) | {'evaluators': ()}
   arguments.pop('test_evaluators')
-  if entry is train_lib.train:
-    arguments['evaluators'] = ()
   with pytest.raises(ValueError, match='made for 5 .* Lower PROMPT_TOKENS'):
-    entry(workdir=str(tmp_path / 'run'), **arguments)
+    train_lib.train(workdir=str(tmp_path / 'run'), **arguments)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_evaluate(parts, tmp_path):
+  arguments = _arguments(parts['answers'], 5)
+  with pytest.raises(ValueError, match='made for 5 .* Lower PROMPT_TOKENS'):
+    evaluate_lib.evaluate(
+        workdir=str(tmp_path / 'run'),
+        run=small_user_llm.trained_run(arguments),
+        evaluators=arguments['evaluators'],
+    )
   assert not (tmp_path / 'run').exists()
 
 
 def test_infer(parts, tmp_path):
   arguments = _arguments(parts['reviews'], 60)
-  arguments.pop('test_evaluators')
   users = tmp_path / 'users.jsonl'
   users.write_text(json.dumps({
       'history': [{'item': 's1', 'rating': 4}], 'item': 's2', 'rating': 3,
@@ -145,5 +152,6 @@ def test_infer(parts, tmp_path):
         input=str(users),
         output=str(tmp_path / 'out'),
         generation=generate.GenerationConfig(max_tokens=60),
-        **arguments,
+        run=small_user_llm.trained_run(arguments),
+        evaluators=arguments['evaluators'],
     )

@@ -101,15 +101,12 @@ def test_contextualised(tmp_path, tiny_dataset, tiny_vocabulary):
       VOCABULARY=tiny_vocabulary,
   )
   users = _write_users(tmp_path / 'users.jsonl')
-  parts.pop('test_evaluators')
   embed_lib.embed(
       workdir=str(tmp_path / 'run'),
       input=users,
       output=str(tmp_path / 'users.npz'),
-      num_steps=200,
-      batch_size=8,
+      run=small_user_llm.trained_run(parts),
       rows=3,  # Fewer than devices.
-      **parts,
   )
   encoder = parts['objective'].model.user_encoder
   want = _alone(parts['dataset'], encoder, params, users)
@@ -145,9 +142,8 @@ def test_a_run_without_users(tmp_path, tiny_dataset, tiny_vocabulary):
       DATA_DIR=tiny_dataset,
       VOCABULARY=tiny_vocabulary,
   )
-  parts.pop('test_evaluators')
   with pytest.raises(ValueError, match='without a user encoder'):
     embed_lib.embed(
         workdir=str(tmp_path / 'run'), input='none', output='none',
-        num_steps=200, batch_size=8, **parts,
+        run=small_user_llm.trained_run(parts),
     )

@@ -32,21 +32,17 @@ def _workdir(finished, tmp_path):
   return tmp_path / 'run'
 
 
-def _evaluate(data_dir, workdir, split='validation', **changes):
-  trained = small_run.arguments(data_dir, workdir)
-  arguments = {
-      name: trained[name]
-      for name in (
-          'workdir', 'objective', 'dataset', 'optimizer', 'num_steps',
-          'batch_size',
-      )
-  }
+def _evaluate(data_dir, workdir, split='validation', run=None, **changes):
   evaluators = [
       evaluator.RankingEvaluator(
           dataset=small_run.dataset(data_dir), split=split, batch_size=5
       )
   ]
-  evaluate_lib.evaluate(**{**arguments, 'evaluators': evaluators, **changes})
+  evaluate_lib.evaluate(
+      workdir=str(workdir),
+      run=run or small_run.trained_run(data_dir),
+      **{'evaluators': evaluators, **changes},
+  )
 
 
 def _result(workdir, step=12, suffix='-validation'):
@@ -126,8 +122,9 @@ def test_no_checkpoint(tiny_dataset, tmp_path):
 
 def test_another_model(finished, tiny_dataset):
   objective = small_run.objective(tiny_dataset, embed_dim=8)
+  run = small_run.trained_run(tiny_dataset, objective=objective)
   with pytest.raises(ValueError, match=r'does not fit MODEL[^$]*scale +\(16,\)'):
-    _evaluate(tiny_dataset, finished, objective=objective)
+    _evaluate(tiny_dataset, finished, run=run)
 
 
 def test_following_a_finished_run(workdir, tiny_dataset):
@@ -142,7 +139,11 @@ def test_following_a_run(finished, tiny_dataset, tmp_path):
   thread = threading.Thread(
       target=_evaluate,
       args=(tiny_dataset, workdir),
-      kwargs={'follow': True, 'poll_secs': 0.05, 'num_steps': 99},
+      kwargs={
+          'follow': True,
+          'poll_secs': 0.05,
+          'run': small_run.trained_run(tiny_dataset, num_steps=99),
+      },
   )
   thread.start()
   shutil.copytree(finished / 'checkpoints' / '8', tmp_path / '8')
@@ -188,7 +189,8 @@ def test_the_training_goes_on_while_one_reads(workdir, tiny_dataset):
   with stored.pinned(8):
     train_lib.train(**arguments | {'num_steps': 20})
     assert stored.steps() == [8, 16, 20]
-    _evaluate(tiny_dataset, workdir, step=8, num_steps=20)
+    run = small_run.trained_run(tiny_dataset, num_steps=20)
+    _evaluate(tiny_dataset, workdir, step=8, run=run)
   assert _result(workdir, 8)['step'] == 8
   train_lib.train(**arguments | {'num_steps': 24})
   assert stored.steps() == [20, 24]

@@ -75,7 +75,6 @@ def _run(tmp_path_factory, tiny_dataset, tiny_vocabulary):
       workdir, _LORA, DATA_DIR=tiny_dataset, VOCABULARY=tiny_vocabulary,
       TRAINABLE=('.*',),
   )
-  parts.pop('test_evaluators')
   return workdir, parts, params
 
 
@@ -178,7 +177,7 @@ def test_nothing_is_half_written(run, tmp_path, tiny_vocabulary, monkeypatch):
   monkeypatch.setattr(tokenizer_lib.Tokenizer, 'write', broken)
   with pytest.raises(OSError, match='No space left'):
     export_lib.export(
-        workdir=str(workdir), output=str(tmp_path / 'out'), num_steps=200,
-        batch_size=8, tokenizer=tiny_vocabulary, **parts,
+        workdir=str(workdir), output=str(tmp_path / 'out'),
+        run=small_user_llm.trained_run(parts), tokenizer=tiny_vocabulary,
     )
   assert not list(tmp_path.glob('out*'))

@@ -74,15 +74,13 @@ def _write(path, lines):
 def _infer(model, tmp_path, lines, **arguments):
   workdir, parts, _ = model
   output = tmp_path / 'out.jsonl'
-  parts = {k: v for k, v in parts.items() if k != 'test_evaluators'}
   infer_lib.infer(
       workdir=str(workdir),
       input=_write(tmp_path / 'users.jsonl', lines),
       output=str(output),
-      evaluators=model[1]['test_evaluators'],
-      num_steps=200,
-      batch_size=8,
-      **(parts | arguments),
+      run=small_user_llm.trained_run(parts),
+      evaluators=parts['test_evaluators'],
+      **arguments,
   )
   return [json.loads(line) for line in output.read_text().splitlines()]
 

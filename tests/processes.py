@@ -20,7 +20,8 @@ _TIMEOUT_SECS = 600
 _FLAGS = (
     '--xla_force_host_platform_device_count={} '
     '--xla_backend_optimization_level=0 '
-    '--xla_llvm_disable_expensive_passes=true'
+    '--xla_llvm_disable_expensive_passes=true '
+    '--xla_cpu_use_fusion_emitters=false'
 )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from user_llm import evaluator
 from user_llm import optimizers
+from user_llm import restore
 from user_llm import trainer
 from user_llm.data import pipeline
 from user_llm.models import user_encoder
@@ -49,6 +50,13 @@ def batches(data_dir: str, num_steps: int) -> list[dict[str, Any]]:
   """The first batches of a run with seed 0."""
   found = dataset(data_dir).train_batches(batch_size=BATCH_SIZE, seed=0)
   return [next(found) for _ in range(num_steps)]
+
+
+def trained_run(data_dir: str, **changes: Any) -> restore.TrainedRun:
+  """What reads a run of `arguments` must know of it."""
+  made = arguments(data_dir, '')
+  names = ('objective', 'dataset', 'optimizer', 'num_steps', 'batch_size')
+  return restore.TrainedRun(**{name: made[name] for name in names} | changes)
 
 
 def arguments(data_dir: str, workdir: Any, **changes: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from user_llm import checkpoints
 from user_llm import gin_utils
+from user_llm import restore
 from user_llm import train_state
 from user_llm import trainer
 from user_llm.data import pipeline
@@ -108,6 +109,14 @@ def write_workdir(
   saved.save(state, parts['dataset'].identity)
   saved.wait()
   return parts, train_state.merge(state.trainable, state.frozen)
+
+
+def trained_run(parts: dict[str, Any]) -> restore.TrainedRun:
+  """What reads a workdir of `write_workdir` must know of it."""
+  names = ('objective', 'dataset', 'optimizer')
+  return restore.TrainedRun(
+      num_steps=200, batch_size=8, **{name: parts[name] for name in names}
+  )
 
 
 def answer_scores(

@@ -1,15 +1,10 @@
 """The entry function `embed`: users in, their embeddings out."""
 
-from collections.abc import Sequence
-
 import jax
 import numpy as np
 
-from user_llm import checkpoints as checkpoints_lib
-from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import restore
-from user_llm.data import pipeline
 from user_llm.data import requests as requests_lib
 from user_llm.models import user_encoder
 from user_llm.objectives import conditioned_lm
@@ -24,15 +19,7 @@ def embed(
     workdir: str,
     input: str,  # pylint: disable=redefined-builtin
     output: str,
-    objective: objective_lib.Objective,
-    dataset: pipeline.Dataset | pipeline.Mixture,
-    optimizer: optimizers.AdamW,
-    num_steps: int,
-    batch_size: int,
-    seed: int = 0,
-    trainable: Sequence[str] = ('.*',),
-    init_from: Sequence[checkpoints_lib.InitFrom] = (),
-    mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
+    run: restore.TrainedRun,
     step: int | None = None,
     rows: int = 64,
 ) -> None:
@@ -47,15 +34,7 @@ def embed(
     workdir: Of a run that has a user encoder, pretrained or contextualised.
     input: Path of the users.
     output: Path to write, whole or not at all.
-    objective: As it was trained; likewise the arguments down to `mesh`.
-    dataset: See objective.
-    optimizer: See objective.
-    num_steps: See objective.
-    batch_size: See objective.
-    seed: See objective.
-    trainable: See objective.
-    init_from: See objective.
-    mesh: Sizes of the mesh axes.
+    run: How the workdir was made.
     step: Of the checkpoint; None: the newest.
     rows: Users at a time; rounded up to what the devices can share.
 
@@ -63,23 +42,12 @@ def embed(
     ValueError: the workdir has no user encoder, or the input is bad: its file
       and line are named and nothing is written.
   """
-  config = _encoder_config(objective, workdir)
+  config = _encoder_config(run.objective, workdir)
+  dataset = run.dataset
   reader = requests_lib.RequestReader(dataset.schema, dataset.catalogue)
   requests = list(reader.read(input))
-  device_mesh = mesh.make()
-  params = restore.params(
-      workdir=workdir,
-      objective=objective,
-      dataset=dataset,
-      optimizer=optimizer,
-      num_steps=num_steps,
-      batch_size=batch_size,
-      seed=seed,
-      trainable=trainable,
-      init_from=init_from,
-      mesh=device_mesh,
-      step=step,
-  )
+  device_mesh = run.mesh.make()
+  params = run.params(workdir, device_mesh, step)
   variables = {'params': params['user_encoder']}
   encode = jax.jit(user_encoder.UserEncoder(config).apply)
   rows = partitioning.batch_rows(rows, device_mesh)

@@ -9,29 +9,17 @@ import jax
 
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluator as evaluator_lib
-from user_llm import optimizers
-from user_llm import partitioning
 from user_llm import restore
 from user_llm import train as train_lib
 from user_llm import training_run
-from user_llm.data import pipeline
-from user_llm.objectives import objective as objective_lib
 from user_llm.runtime import hosts
 
 
 def evaluate(
     *,
     workdir: str,
-    objective: objective_lib.Objective,
-    dataset: pipeline.Dataset | pipeline.Mixture,
-    optimizer: optimizers.AdamW,
-    num_steps: int,
-    batch_size: int,
+    run: restore.TrainedRun,
     evaluators: Sequence[evaluator_lib.Evaluator],
-    seed: int = 0,
-    trainable: Sequence[str] = ('.*',),
-    init_from: Sequence[checkpoints_lib.InitFrom] = (),
-    mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
     step: int | None = None,
     follow: bool = False,
     poll_secs: float = 10.0,
@@ -41,16 +29,8 @@ def evaluate(
 
   Args:
     workdir: Of a run of `train`.
-    objective: As it was trained.
-    dataset: As it was trained on.
-    optimizer: As it was trained with.
-    num_steps: As it was trained for; `follow` ends with that checkpoint.
-    batch_size: As it was trained with.
+    run: How the workdir was made; `follow` ends with its last step.
     evaluators: What to measure.
-    seed: As it was trained with; stands beside the figures.
-    trainable: As it was trained with.
-    init_from: Where the frozen parameters are.
-    mesh: Sizes of the mesh axes.
     step: Of the checkpoint; None: the newest.
     follow: Go on with each new checkpoint until the run is done.
     poll_secs: Between looks for a new checkpoint.
@@ -62,31 +42,20 @@ def evaluate(
   """
   if not evaluators:
     raise ValueError('EVALUATORS is empty: nothing to evaluate.')
-  train_lib.check_evaluators(evaluators, objective, batch_size)
-  device_mesh = mesh.make()
+  train_lib.check_evaluators(evaluators, run.objective, run.batch_size)
+  device_mesh = run.mesh.make()
   checkpoints = checkpoints_lib.Checkpoints(workdir)
-  for found in _steps(workdir, step, follow, num_steps, poll_secs):
+  for found in _steps(workdir, step, follow, run.num_steps, poll_secs):
     with checkpoints.pinned(found):
       if follow and found not in checkpoints.steps():
         continue  # It went before it was pinned.
-      params = restore.params(
-          workdir=workdir,
-          objective=objective,
-          dataset=dataset,
-          optimizer=optimizer,
-          num_steps=num_steps,
-          batch_size=batch_size,
-          seed=seed,
-          trainable=trainable,
-          init_from=init_from,
-          mesh=device_mesh,
-          step=found,
-          same_events=not allow_data_change,
+      params = run.params(
+          workdir, device_mesh, found, same_events=not allow_data_change
       )
       for evaluator in evaluators:
-        evaluation = evaluator.evaluate(objective, params, device_mesh)
+        evaluation = evaluator.evaluate(run.objective, params, device_mesh)
         if jax.process_index() == 0:
-          _print(evaluation, evaluation.write(workdir, found, seed))
+          _print(evaluation, evaluation.write(workdir, found, run.seed))
 
 
 def _steps(

@@ -1,14 +1,7 @@
 """The entry function `export`: a workdir's decoder for other programs."""
 
-from collections.abc import Sequence
-
-from user_llm import checkpoints as checkpoints_lib
-from user_llm import optimizers
-from user_llm import partitioning
 from user_llm import restore
-from user_llm.data import pipeline
 from user_llm.objectives import conditioned_lm
-from user_llm.objectives import objective as objective_lib
 from user_llm.pretrained import exporting
 from user_llm.runtime import distributed
 
@@ -19,15 +12,7 @@ def export(
     *,
     workdir: str,
     output: str,
-    objective: objective_lib.Objective,
-    dataset: pipeline.Dataset | pipeline.Mixture,
-    optimizer: optimizers.AdamW,
-    num_steps: int,
-    batch_size: int,
-    seed: int = 0,
-    trainable: Sequence[str] = ('.*',),
-    init_from: Sequence[checkpoints_lib.InitFrom] = (),
-    mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
+    run: restore.TrainedRun,
     step: int | None = None,
     tokenizer: str | None = None,
     dtype: str = 'float32',
@@ -41,15 +26,7 @@ def export(
   Args:
     workdir: Of a run that has a decoder.
     output: Directory to make, whole or not at all.
-    objective: As it was trained; likewise the arguments down to `mesh`.
-    dataset: See objective.
-    optimizer: See objective.
-    num_steps: See objective.
-    batch_size: See objective.
-    seed: See objective.
-    trainable: See objective.
-    init_from: See objective.
-    mesh: Sizes of the mesh axes.
+    run: How the workdir was made.
     step: Of the checkpoint; None: the newest.
     tokenizer: The vocabulary that it was trained with.
     dtype: To write, float32 or bfloat16.
@@ -59,7 +36,7 @@ def export(
       there is something at `output`.
   """
   distributed.check_alone('export')
-  if not isinstance(objective, conditioned_lm.ConditionedLM):
+  if not isinstance(run.objective, conditioned_lm.ConditionedLM):
     raise ValueError(
         f'--workdir={workdir} is of a run without a decoder; give one of '
         'runs/contextualize.gin or runs/pretrain_lm.gin.'
@@ -68,21 +45,9 @@ def export(
     raise ValueError(
         f'EXPORT_DTYPE must be one of {", ".join(_DTYPES)}, not {dtype!r}.'
     )
-  config = objective.model.decoder
+  config = run.objective.model.decoder
   exporting.check(config, output)
-  params = restore.params(
-      workdir=workdir,
-      objective=objective,
-      dataset=dataset,
-      optimizer=optimizer,
-      num_steps=num_steps,
-      batch_size=batch_size,
-      seed=seed,
-      trainable=trainable,
-      init_from=init_from,
-      mesh=mesh.make(),
-      step=step,
-  )
+  params = run.params(workdir, run.mesh.make(), step)
   exporting.export(
       params['decoder'], config, output, tokenizer_from=tokenizer, dtype=dtype
   )

@@ -9,13 +9,10 @@ import jax
 import numpy as np
 
 from user_llm import answer_evaluator
-from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluator as evaluator_lib
-from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import restore
 from user_llm import text_evaluator
-from user_llm.data import pipeline
 from user_llm.data import requests as requests_lib
 from user_llm.decoding import generate
 from user_llm.objectives import conditioned_lm
@@ -37,16 +34,8 @@ def infer(
     workdir: str,
     input: str,  # pylint: disable=redefined-builtin
     output: str,
-    objective: conditioned_lm.ConditionedLM,
-    dataset: pipeline.Dataset | pipeline.Mixture,
-    optimizer: optimizers.AdamW,
-    num_steps: int,
-    batch_size: int,
+    run: restore.TrainedRun,
     evaluators: Sequence[evaluator_lib.Evaluator],
-    seed: int = 0,
-    trainable: Sequence[str] = ('.*',),
-    init_from: Sequence[checkpoints_lib.InitFrom] = (),
-    mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
     step: int | None = None,
     num_answers: int = 10,
     generation: generate.GenerationConfig = generate.GenerationConfig(),
@@ -64,16 +53,8 @@ def infer(
     workdir: Of a contextualised run.
     input: Path of the users.
     output: Path to write, whole or not at all.
-    objective: As it was trained; likewise the arguments down to `mesh`.
-    dataset: See objective.
-    optimizer: See objective.
-    num_steps: See objective.
-    batch_size: See objective.
+    run: How the workdir was made.
     evaluators: What can be asked: the task of each one's dataset.
-    seed: See objective.
-    trainable: See objective.
-    init_from: See objective.
-    mesh: Sizes of the mesh axes.
     step: Of the checkpoint; None: the newest.
     num_answers: To write a question; of free text there is one unless texts
       are drawn or searched for.
@@ -90,23 +71,14 @@ def infer(
   for task in asked:
     evaluator = by_task[task]
     objective_lib.check_length(
-        objective, evaluator.num_tokens, task, evaluator.dataset.history_length
+        run.objective,
+        evaluator.num_tokens,
+        task,
+        evaluator.dataset.history_length,
     )
-  device_mesh = mesh.make()
-  params = restore.params(
-      workdir=workdir,
-      objective=objective,
-      dataset=dataset,
-      optimizer=optimizer,
-      num_steps=num_steps,
-      batch_size=batch_size,
-      seed=seed,
-      trainable=trainable,
-      init_from=init_from,
-      mesh=device_mesh,
-      step=step,
-  )
-  objective, params = objective.unstacked(params)
+  device_mesh = run.mesh.make()
+  params = run.params(workdir, device_mesh, step)
+  objective, params = run.objective.unstacked(params)
   lines: dict[int, dict[str, Any]] = {}
   for task, questions in asked.items():
     answers = _answers(

@@ -1,6 +1,7 @@
 """Where a run's parameters come from, when it starts and when it is read."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import hashlib
 import sys
 from typing import Any
@@ -12,31 +13,18 @@ import numpy as np
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import compatibility
 from user_llm import optimizers
+from user_llm import partitioning
 from user_llm import train_state
 from user_llm import trainer as trainer_lib
 from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
 
 
-def params(
-    *,
-    workdir: str,
-    objective: objective_lib.Objective,
-    dataset: pipeline.Dataset | pipeline.Mixture,
-    optimizer: optimizers.AdamW,
-    num_steps: int,
-    batch_size: int,
-    seed: int,
-    trainable: Sequence[str],
-    init_from: Sequence[checkpoints_lib.InitFrom],
-    mesh: jax.sharding.Mesh,
-    step: int | None = None,
-    same_events: bool = False,
-) -> Any:
-  """Restores the parameters of a checkpoint onto a mesh.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+  """What reads a workdir must know of the run of `train` that made it.
 
-  Args:
-    workdir: Of a run of `train`, whose arguments the following are.
+  Attributes:
     objective: What was trained.
     dataset: What it was trained on.
     optimizer: What it was trained with.
@@ -45,41 +33,66 @@ def params(
     seed: Of the run.
     trainable: Path regexes.
     init_from: Where frozen parameters come from.
-    mesh: Where the parameters go.
-    step: Of the checkpoint; None: the newest.
-    same_events: Whether the dataset's events must be those that it was trained
-      on, not only its items.
-
-  Raises:
-    ValueError: no checkpoint, or not of this objective or this data.
+    mesh: Sizes of the mesh axes; they may be others than in training.
   """
-  checkpoints = checkpoints_lib.Checkpoints(workdir)
-  if not checkpoints.steps():
-    raise ValueError(
-        f'--workdir={workdir} has no finished checkpoint; train it first.'
+
+  objective: objective_lib.Objective
+  dataset: pipeline.Dataset | pipeline.Mixture
+  optimizer: optimizers.AdamW
+  num_steps: int
+  batch_size: int
+  seed: int = 0
+  trainable: Sequence[str] = ('.*',)
+  init_from: Sequence[checkpoints_lib.InitFrom] = ()
+  mesh: partitioning.MeshConfig = partitioning.MeshConfig()
+
+  def params(
+      self,
+      workdir: str,
+      mesh: jax.sharding.Mesh,
+      step: int | None = None,
+      same_events: bool = False,
+  ) -> Any:
+    """Restores the parameters of a checkpoint onto a mesh.
+
+    Args:
+      workdir: Of the run.
+      mesh: Where the parameters go: what `self.mesh` makes.
+      step: Of the checkpoint; None: the newest.
+      same_events: Whether the dataset's events must be those that it was
+        trained on, not only its items.
+
+    Raises:
+      ValueError: no checkpoint, or not of this objective or this data.
+    """
+    checkpoints = checkpoints_lib.Checkpoints(workdir)
+    if not checkpoints.steps():
+      raise ValueError(
+          f'--workdir={workdir} has no finished checkpoint; train it first.'
+      )
+    trainer = trainer_lib.Trainer(
+        objective=self.objective,
+        optimizer=self.optimizer.make(self.num_steps),
+        mesh=mesh,
+        trainable=self.trainable,
+        seed=self.seed,
     )
-  trainer = trainer_lib.Trainer(
-      objective=objective,
-      optimizer=optimizer.make(num_steps),
-      mesh=mesh,
-      trainable=trainable,
-      seed=seed,
-  )
-  batch_spec = trainer_lib.select_batch(
-      dataset.batch_spec('train', batch_size), objective.batch_keys
-  )
-  step = checkpoints.steps()[-1] if step is None else step
-  with checkpoints.pinned(step):
-    state, _ = restore_or_initialise(
-        trainer,
-        batch_spec,
-        checkpoints,
-        init_from,
-        dataset.identity,
-        step,
-        same_events,
+    batch_spec = trainer_lib.select_batch(
+        self.dataset.batch_spec('train', self.batch_size),
+        self.objective.batch_keys,
     )
-  return train_state.merge(state.trainable, state.frozen)
+    step = checkpoints.steps()[-1] if step is None else step
+    with checkpoints.pinned(step):
+      state, _ = restore_or_initialise(
+          trainer,
+          batch_spec,
+          checkpoints,
+          self.init_from,
+          self.dataset.identity,
+          step,
+          same_events,
+      )
+    return train_state.merge(state.trainable, state.frozen)
 
 
 def digest(params: Mapping[str, Any]) -> str:

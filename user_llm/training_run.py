@@ -131,7 +131,10 @@ class TrainingRun:
           with vitals.timed(goodput.SAVING):
             self.checkpoints.save(state, identity, is_last=last or stop)
         if stop:
-          print(f'SIGTERM: saving step {step}, the last one.', file=sys.stderr)
+          print(
+              f'{watch.reason}: saving step {step}, the last one.',
+              file=sys.stderr,
+          )
           sys.exit(preemption.EXIT_CODE)
         if not last and _is_multiple(step, self.eval_every_steps):
           self._evaluate(state, logger, vitals, step)

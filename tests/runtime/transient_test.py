@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import pathlib
-import random
 
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from user_llm import checkpoints
 from user_llm import train as train_lib
 from user_llm.data import records
 from user_llm.runtime import transient
-
-_PROBABILITY = 0.3
 
 
 @pytest.fixture(name='waited')
@@ -86,10 +83,9 @@ def _digests(folder):
 def test_a_run_on_a_disk_that_fails_now_and_then(
     tiny_dataset, tmp_path, monkeypatch, waited
 ):
-  """Every third time that a file of the data or a result is opened."""
+  """The first time that any file of the data or a result is opened."""
   train_lib.train(**small_run.arguments(tiny_dataset, tmp_path / 'good'))
   records._load_events.cache_clear()  # pylint: disable=protected-access
-  rng = random.Random(0)
   really_open, failed = io.open, []
   shaky = (str(tiny_dataset), str(tmp_path / 'bad'))
   # Files that are held open all the time are another matter.
@@ -98,7 +94,7 @@ def test_a_run_on_a_disk_that_fails_now_and_then(
   def shaky_open(file, *args, **kwargs):
     path = str(file)
     if path.startswith(shaky) and not path.endswith(held):
-      if rng.random() < _PROBABILITY:
+      if path not in failed:
         failed.append(path)
         raise OSError(errno.EIO, 'Input/output error', path)
     return really_open(file, *args, **kwargs)
@@ -107,8 +103,9 @@ def test_a_run_on_a_disk_that_fails_now_and_then(
     context.setattr(pathlib.io, 'open', shaky_open)
     train_lib.train(**small_run.arguments(tiny_dataset, tmp_path / 'bad'))
   names = {pathlib.Path(path).name for path in failed}
-  assert {'schema.json', 'catalogue.jsonl', 'run.json'} & names
-  assert len(failed) >= 5 and len(waited) >= len(failed)
+  # What is read once a process may have been read before.
+  assert {'run.json', '.manifest.json', '12-validation.partial'} <= names
+  assert len(waited) >= len(failed)
   assert _digests(tmp_path / 'bad') == _digests(tmp_path / 'good') != {}
   found, wanted = (
       checkpoints.Checkpoints(str(tmp_path / name)).load_params(12)

@@ -30,9 +30,13 @@ class Watch:
     deadline: On the clock `time.monotonic`: when the process will be killed. It
       signals itself while there is time for three more of the longest steps so
       far, evaluations and saves included.
+
+  Attributes:
+    reason: Why, once it is due, for a message.
   """
 
   def __init__(self, deadline: float | None = None):
+    self.reason = 'SIGTERM'
     self._is_alone = jax.process_count() == 1
     self._is_signalled = False
     self._signalled_secs = 0.0
@@ -77,6 +81,7 @@ class Watch:
     if left < _MARGIN_SECS + 3 * self._longest_secs:
       print(f'{left:.0f} s before --deadline.', file=sys.stderr, flush=True)
       self._deadline = None
+      self.reason = '--deadline'
       if self._is_alone:
         self._is_signalled = True
       else:
