@@ -10,6 +10,7 @@ import small_run
 from user_llm import checkpoint_files
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluate as evaluate_lib
+from user_llm import restore
 from user_llm import train as train_lib
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
@@ -119,7 +120,7 @@ def test_who_reads_refuses(run, tiny_dataset, damage):
     evaluate_lib.evaluate(**arguments)
   evaluate_lib.evaluate(**arguments, step=8)
   assert (run / 'checkpoints' / '12').is_dir()  # It is not theirs to rename.
-  init_from = [checkpoints_lib.InitFrom(path=str(run), prefix='user_encoder')]
+  init_from = [restore.InitFrom(path=str(run), prefix='user_encoder')]
   with pytest.raises(ValueError, match=f'12 is damaged: .*{message}'):
     train_lib.train(
         **small_run.arguments(tiny_dataset, run / 'next', init_from=init_from)

@@ -95,6 +95,28 @@ def test_restored_onto_another_mesh(tiny_dataset, trained):
     assert mine.sharding.is_equivalent_to(theirs.sharding, mine.ndim)
 
 
+def test_who_reads_takes_the_parameters_alone(trained, tiny_dataset):
+  folder, states = trained
+  trainer = _trainer(tiny_dataset)
+  state, _ = _restored(trainer, tiny_dataset, folder, only_params=True)
+  _assert_equal(state.trainable, states[3].trainable)
+  for leaf in jax.tree.leaves((state.opt_state, state.recent_losses)):
+    assert isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def test_of_another_version(trained, tiny_dataset, monkeypatch):
+  folder, states = trained
+  rest = checkpoints_lib._rest  # pylint: disable=protected-access
+  monkeypatch.setattr(
+      checkpoints_lib, '_rest', lambda state: {**rest(state), 'new': 0}
+  )
+  trainer = _trainer(tiny_dataset)
+  with pytest.raises(ValueError, match='and not new, .*: another version of'):
+    _restored(trainer, tiny_dataset, folder)
+  state, _ = _restored(trainer, tiny_dataset, folder, only_params=True)
+  _assert_equal(state.trainable, states[3].trainable)
+
+
 def test_looking_makes_no_folder(tmp_path):
   checkpoints = checkpoints_lib.Checkpoints(str(tmp_path / 'work'))
   assert checkpoints.steps() == []
@@ -106,12 +128,12 @@ def test_init_from(tiny_dataset, trained, tmp_path):
   """Everything under a prefix but what is new; the optimizer starts anew."""
   folder, states = trained
   trainer = _trainer(tiny_dataset, trainable=('!.*embeds', '.*'))
-  source = checkpoints_lib.InitFrom(
+  source = restore.InitFrom(
       path=str(folder), prefix='user_encoder', new=('user_encoder/heads',)
   )
   with pytest.raises(ValueError, match='user_encoder/heads.* unexpected'):
     _restored(trainer, tiny_dataset, tmp_path, [source])
-  source = checkpoints_lib.InitFrom(path=str(folder), prefix='user_encoder')
+  source = restore.InitFrom(path=str(folder), prefix='user_encoder')
   state, identity = _restored(trainer, tiny_dataset, tmp_path, [source])
   merged = train_state.merge(state.trainable, state.frozen)
   _assert_equal(merged, states[3].trainable)
@@ -131,7 +153,7 @@ def test_frozen_parameters_are_rounded_and_still_the_same(
     tiny_dataset, trained, tmp_path
 ):
   """So that a run can go on, or be evaluated, where they are not rounded."""
-  source = checkpoints_lib.InitFrom(
+  source = restore.InitFrom(
       path=str(trained[0]), prefix='user_encoder'
   )
   found = {}
@@ -152,7 +174,7 @@ def test_frozen_parameters_are_rounded_and_still_the_same(
 def test_init_from_a_part(tiny_dataset, trained, tmp_path):
   folder, states = trained
   trainer = _trainer(tiny_dataset, seed=1)
-  source = checkpoints_lib.InitFrom(
+  source = restore.InitFrom(
       path=str(folder), prefix='user_encoder/blocks_0'
   )
   state, _ = _restored(trainer, tiny_dataset, tmp_path, [source])
@@ -177,16 +199,16 @@ def test_init_from_errors(tmp_path, trained, fields, message):
   fields['path'] = str(tmp_path / fields['path'])
   params = _flat(trained[1][3].trainable)
   with pytest.raises(ValueError, match=message):
-    checkpoints_lib.InitFrom(**fields).load(params, _IDENTITY)
+    restore.InitFrom(**fields).load(params, _IDENTITY)
 
 
 def test_init_from_missing_and_left_over_keys(trained):
   params = _flat(trained[1][3].trainable)
-  source = checkpoints_lib.InitFrom(path=str(trained[0]), prefix='user_encoder')
+  source = restore.InitFrom(path=str(trained[0]), prefix='user_encoder')
   more = {**params, 'user_encoder/gate': np.zeros(1), 'other': np.zeros(1)}
   with pytest.raises(ValueError, match=r'user_encoder/gate +missing +\(1,\)'):
     source.load(more, _IDENTITY)
-  source = checkpoints_lib.InitFrom(
+  source = restore.InitFrom(
       path=str(trained[0]), prefix='user_encoder', new=('.*gate',)
   )
   assert source.load(more, _IDENTITY).keys() == params.keys()
@@ -205,7 +227,7 @@ def test_other_data(tiny_dataset, trained):
   trainer = _trainer(tiny_dataset)
   with pytest.raises(ValueError, match=mend):
     _restored(trainer, tiny_dataset, trained[0], identity=identity)
-  source = checkpoints_lib.InitFrom(path=str(trained[0]), prefix='user_encoder')
+  source = restore.InitFrom(path=str(trained[0]), prefix='user_encoder')
   with pytest.raises(ValueError, match=mend):
     source.load(_flat(trained[1][3].trainable), identity)
 
@@ -226,7 +248,7 @@ def test_other_events(tiny_dataset, trained, tmp_path, capsys):
   assert identity == other  # What is saved next says so.
   assert 'made with events e0; now they are e1' in capsys.readouterr().err
   # Other runs' parameters are of the items, not of the events.
-  source = checkpoints_lib.InitFrom(path=str(tmp_path), prefix='user_encoder')
+  source = restore.InitFrom(path=str(tmp_path), prefix='user_encoder')
   source.load(_flat(states[3].trainable), other)
 
 
@@ -250,11 +272,11 @@ def test_what_does_not_fit_is_found_before_anything_is_computed(
   for owner, name in (
       (trainer_lib.Trainer, 'init_params'),
       (trainer_lib.Trainer, 'start_state'),
-      (checkpoints_lib.InitFrom, 'load'),
+      (restore.InitFrom, 'load'),
       (restore, 'placed'),
   ):
     monkeypatch.setattr(owner, name, computes)
-  source = checkpoints_lib.InitFrom(path=str(trained[0]), prefix='user_encoder')
+  source = restore.InitFrom(path=str(trained[0]), prefix='user_encoder')
   with pytest.raises(ValueError, match='catalogue c0'):
     _restored(
         _trainer(tiny_dataset), tiny_dataset, trained[0], [source],

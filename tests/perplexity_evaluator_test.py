@@ -40,8 +40,8 @@ LEARNING_RATE = 1e-2
 _USER_LLM = (
     'from __gin__ import dynamic_registration\n'
     'from user_llm import answer_evaluator\n'
-    'from user_llm import checkpoints\n' + small_user_llm.USER_LLM
-    + 'INIT_FROM = [@decoder/checkpoints.InitFrom()]\n'
+    'from user_llm import restore\n' + small_user_llm.USER_LLM
+    + 'INIT_FROM = [@decoder/restore.InitFrom()]\n'
     'TEST_EVALUATORS = [@favourite/test/answer_evaluator.AnswerEvaluator()]\n'
     'BEAM_SIZE = 1\n'
 )

@@ -12,6 +12,7 @@ import small_run
 from user_llm import checkpoints
 from user_llm import evaluator
 from user_llm import partitioning
+from user_llm import restore
 from user_llm import train as train_lib
 from user_llm import trainer as trainer_lib
 from user_llm.data import pipeline
@@ -217,7 +218,7 @@ def test_a_run_of_eight_devices_goes_on_with_one(
 
 
 def test_init_from_a_run(finished, tiny_dataset, tmp_path):
-  source = checkpoints.InitFrom(path=str(finished), prefix='user_encoder')
+  source = restore.InitFrom(path=str(finished), prefix='user_encoder')
   train_lib.train(
       **small_run.arguments(
           tiny_dataset,

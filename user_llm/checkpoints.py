@@ -7,9 +7,7 @@ and what it was trained on. Frozen parameters are read again from their source
 
 from collections.abc import Mapping
 import contextlib
-import dataclasses
 import pathlib
-import re
 import sys
 import threading
 import time
@@ -304,22 +302,42 @@ class Checkpoints:
     )
 
   def restore(
-      self, step: int, state: train_state.TrainState
+      self, step: int, state: train_state.TrainState, only_params: bool = False
   ) -> train_state.TrainState:
     """The checkpoint of a step onto the shardings of (abstract) `state`.
 
+    Args:
+      step: Of a checkpoint.
+      state: Shapes and shardings.
+      only_params: Leaves all but the parameters abstract, and unread.
+
     Raises:
-      ValueError: its parameters have other names or shapes than `state`'s.
+      ValueError: its parameters have other names or shapes than `state`'s, or
+        it was written by a version of this package that saved something else.
     """
     self.check_structure(step, state)
+    trees = {'params': state.trainable}
+    if not only_params:
+      trees['rest'] = _rest(state)
+      self._check_rest(step, trees['rest'])
     restored = self._manager.restore(
         step,
         args=ocp.args.Composite(
-            params=ocp.args.StandardRestore(state.trainable),
-            rest=ocp.args.StandardRestore(_rest(state)),
+            **{k: ocp.args.StandardRestore(tree) for k, tree in trees.items()}
         ),
     )
-    return state._replace(trainable=restored['params'], **restored['rest'])
+    rest = {} if only_params else restored['rest']
+    return state._replace(trainable=restored['params'], **rest)
+
+  def _check_rest(self, step: int, wanted: dict[str, Any]) -> None:
+    found = self._manager.item_metadata(step)['rest'].tree
+    if found.keys() != wanted.keys():
+      raise ValueError(
+          f'The checkpoint {self._path}/{step} has {", ".join(sorted(found))} '
+          f'beside its parameters, and not {", ".join(sorted(wanted))}: another '
+          'version of user_llm wrote it. Train in another --workdir; '
+          'restore.InitFrom takes its parameters.'
+      )
 
   def load_params(self, step: int) -> dict[str, np.ndarray]:
     """The trainable parameters of a step, on the host, by path."""
@@ -339,62 +357,3 @@ def _rest(state: train_state.TrainState) -> dict[str, Any]:
       'opt_state': state.opt_state,
       'recent_losses': state.recent_losses,
   }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class InitFrom:
-  """Parameters to take from another workdir's newest checkpoint.
-
-  Attributes:
-    path: The other workdir.
-    prefix: Path of the subtree, the same in both: 'encoder'.
-    new: Regexes of parameters under the prefix that start anew because the
-      other run has none of them, such as gates and cross-attention.
-  """
-
-  path: str
-  prefix: str
-  new: tuple[str, ...] = ()
-
-  def load(
-      self, params: Mapping[str, Any], identity: Mapping[str, str]
-  ) -> dict[str, np.ndarray]:
-    """Values for the parameters (by path) that are to be taken.
-
-    Raises:
-      ValueError: no checkpoint there, other data, left-over or missing keys.
-    """
-    checkpoints = Checkpoints(self.path)
-    steps = checkpoints.steps()
-    if not steps:
-      raise ValueError(
-          f'INIT_FROM {self.prefix!r}: no checkpoint in {self.path}; it must '
-          'be the workdir of a run that has saved one.'
-      )
-    checkpoints.check_files(steps[-1])
-    meaning = {k: v for k, v in identity.items() if k != 'events'}
-    compatibility.check_identity(
-        checkpoints.metadata(steps[-1]), meaning, self.path
-    )
-    inside = f'{self.prefix}/'
-    if not any(path.startswith(inside) for path in params):
-      parts = sorted({path.split('/')[0] for path in params})
-      raise ValueError(
-          f'INIT_FROM {self.prefix!r}: MODEL has nothing there; its parameters '
-          f'start with {", ".join(parts)}.'
-      )
-    found = {
-        path: value
-        for path, value in checkpoints.load_params(steps[-1]).items()
-        if path.startswith(inside)
-    }
-    wanted = {
-        path: value
-        for path, value in params.items()
-        if path.startswith(inside)
-        and not any(re.match(regex, path) for regex in self.new)
-    }
-    compatibility.check_same_keys(
-        found, wanted, f'{self.path} (INIT_FROM new={self.new})'
-    )
-    return found

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluator as evaluator_lib
 from user_llm import metrics as metrics_lib
 from user_llm import per_example as per_example_lib
@@ -57,7 +56,7 @@ class PerplexityEvaluator:
   """
 
   text: held_out_text.HeldOutText
-  base: Sequence[checkpoints_lib.InitFrom] = ()
+  base: Sequence[restore.InitFrom] = ()
   batch_size: int = 4
   row: str = 'user_llm'
 
@@ -182,7 +181,7 @@ def bits_per_byte(
 
 
 def _base_params(
-    params: Mapping[str, Any], sources: Sequence[checkpoints_lib.InitFrom]
+    params: Mapping[str, Any], sources: Sequence[restore.InitFrom]
 ) -> dict[str, Any]:
   """The decoder as it was.
 

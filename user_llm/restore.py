@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import hashlib
+import re
 import sys
 from typing import Any
 
@@ -18,6 +19,65 @@ from user_llm import train_state
 from user_llm import trainer as trainer_lib
 from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InitFrom:
+  """Parameters to take from another workdir's newest checkpoint.
+
+  Attributes:
+    path: The other workdir.
+    prefix: Path of the subtree, the same in both: 'encoder'.
+    new: Regexes of parameters under the prefix that start anew because the
+      other run has none of them, such as gates and cross-attention.
+  """
+
+  path: str
+  prefix: str
+  new: tuple[str, ...] = ()
+
+  def load(
+      self, params: Mapping[str, Any], identity: Mapping[str, str]
+  ) -> dict[str, np.ndarray]:
+    """Values for the parameters (by path) that are to be taken.
+
+    Raises:
+      ValueError: no checkpoint there, other data, left-over or missing keys.
+    """
+    checkpoints = checkpoints_lib.Checkpoints(self.path)
+    steps = checkpoints.steps()
+    if not steps:
+      raise ValueError(
+          f'INIT_FROM {self.prefix!r}: no checkpoint in {self.path}; it must '
+          'be the workdir of a run that has saved one.'
+      )
+    checkpoints.check_files(steps[-1])
+    meaning = {k: v for k, v in identity.items() if k != 'events'}
+    compatibility.check_identity(
+        checkpoints.metadata(steps[-1]), meaning, self.path
+    )
+    inside = f'{self.prefix}/'
+    if not any(path.startswith(inside) for path in params):
+      parts = sorted({path.split('/')[0] for path in params})
+      raise ValueError(
+          f'INIT_FROM {self.prefix!r}: MODEL has nothing there; its parameters '
+          f'start with {", ".join(parts)}.'
+      )
+    found = {
+        path: value
+        for path, value in checkpoints.load_params(steps[-1]).items()
+        if path.startswith(inside)
+    }
+    wanted = {
+        path: value
+        for path, value in params.items()
+        if path.startswith(inside)
+        and not any(re.match(regex, path) for regex in self.new)
+    }
+    compatibility.check_same_keys(
+        found, wanted, f'{self.path} (INIT_FROM new={self.new})'
+    )
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +103,7 @@ class TrainedRun:
   batch_size: int
   seed: int = 0
   trainable: Sequence[str] = ('.*',)
-  init_from: Sequence[checkpoints_lib.InitFrom] = ()
+  init_from: Sequence[InitFrom] = ()
   mesh: partitioning.MeshConfig = partitioning.MeshConfig()
 
   def params(
@@ -91,6 +151,7 @@ class TrainedRun:
           self.dataset.identity,
           step,
           same_events,
+          only_params=True,
       )
     return train_state.merge(state.trainable, state.frozen)
 
@@ -109,7 +170,7 @@ def digest(params: Mapping[str, Any]) -> str:
 
 
 def placed(value: np.ndarray | jax.Array, like: Any) -> jax.Array:
-  """A value of `checkpoints.InitFrom.load` in the place of a parameter.
+  """A value of `InitFrom.load` in the place of a parameter.
 
   On the host it takes the sharding and dtype of the parameter (or its shape); a
   JAX array has them.
@@ -125,10 +186,11 @@ def restore_or_initialise(
     trainer: Any,
     batch_spec: Mapping[str, Any],
     checkpoints: checkpoints_lib.Checkpoints,
-    init_from: Sequence[checkpoints_lib.InitFrom],
+    init_from: Sequence[InitFrom],
     identity: Mapping[str, str],
     step: int | None = None,
     same_events: bool = True,
+    only_params: bool = False,
 ) -> tuple[train_state.TrainState, dict[str, str]]:
   """The state that a run starts from, and its identity to save.
 
@@ -144,6 +206,8 @@ def restore_or_initialise(
     identity: Digests of the data and the vocabulary.
     step: Of the checkpoint; None: the newest.
     same_events: Whether the checkpoint must be of the very same events.
+    only_params: Of a checkpoint, which there must be: see
+      `Checkpoints.restore`.
 
   Raises:
     ValueError: the checkpoint is of another model, vocabulary or other data;
@@ -179,7 +243,7 @@ def restore_or_initialise(
   compatibility.check_identity(
       checkpoints.metadata(step), frozen_only, f'step {step}'
   )
-  state = checkpoints.restore(step, state)
+  state = checkpoints.restore(step, state, only_params)
   return state._replace(frozen=train_state.unflatten(params)), identity
 
 

@@ -11,6 +11,7 @@ from user_llm import dry_run as dry_run_lib
 from user_llm import evaluator as evaluator_lib
 from user_llm import optimizers
 from user_llm import partitioning
+from user_llm import restore
 from user_llm import topologies
 from user_llm import trainer as trainer_lib
 from user_llm import training_run
@@ -32,7 +33,7 @@ def train(
     seed: int = 0,
     evaluators: Sequence[evaluator_lib.Evaluator] = (),
     trainable: Sequence[str] = ('.*',),
-    init_from: Sequence[checkpoints_lib.InitFrom] = (),
+    init_from: Sequence[restore.InitFrom] = (),
     mesh: partitioning.MeshConfig = partitioning.MeshConfig(),
     num_microbatches: int = 1,
     log_every_steps: int = 20,

@@ -40,7 +40,7 @@ class TrainingRun:
   num_steps: int
   batch_size: int
   evaluators: Sequence[evaluator_lib.Evaluator]
-  init_from: Sequence[checkpoints_lib.InitFrom]
+  init_from: Sequence[restore.InitFrom]
   log_every_steps: int
   eval_every_steps: int
   save_every_steps: int

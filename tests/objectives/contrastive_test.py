@@ -9,9 +9,9 @@ import pytest
 import fixtures
 import small_run
 import small_user_llm
-from user_llm import checkpoints
 from user_llm import evaluator
 from user_llm import partitioning
+from user_llm import restore
 from user_llm import train as train_lib
 from user_llm import train_state
 from user_llm.data import item_features
@@ -196,7 +196,7 @@ def test_a_decoder_starts_from_the_user_tower(
       tmp_path / 'llm', config, DATA_DIR=tiny_dataset,
       VOCABULARY=tiny_vocabulary,
   )
-  source = checkpoints.InitFrom(
+  source = restore.InitFrom(
       path=str(tmp_path / 'dual'), prefix='user_encoder'
   )
   found = source.load(train_state.flatten(other), parts['dataset'].identity)
