@@ -136,7 +136,7 @@ def test_frozen_kernels_and_tables_are_held_as_asked(states):
 
 def test_remat_spares_activations():
   decoder = _decoder()
-  temporaries = []
+  temporaries, flops = [], []
   for remat in (False, True):
     trainer = _trainer(
         dataclasses.replace(decoder, remat=remat),
@@ -144,4 +144,7 @@ def test_remat_spares_activations():
     )
     step = trainer.compile_step(trainer.abstract_state(_spec()), _spec())
     temporaries.append(step.memory_analysis().temp_size_in_bytes)
+    flops.append([trainer.step_flops(_spec(), with_remat=x) for x in (1, 0)])
   assert temporaries[1] < 0.7 * temporaries[0]
+  (every, model), (every_again, model_again) = flops
+  assert every == model == model_again < every_again

@@ -1,9 +1,12 @@
 """The resolver is strict; state shardings follow the parameters."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 from jax.sharding import PartitionSpec
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -95,6 +98,43 @@ def test_mesh_sizes(sizes, shape):
 def test_mesh_sizes_that_do_not_fit(sizes, message):
   with pytest.raises(ValueError, match=message):
     partitioning.MeshConfig(**sizes).make()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gpu:
+  """A device of the second node where its number is 8 or more."""
+
+  id: int
+  platform: str = 'gpu'
+  device_kind: str = 'NVIDIA H100 80GB HBM3'
+
+  @property
+  def slice_index(self):
+    return self.id // 8
+
+
+@pytest.mark.parametrize(
+    ['sizes', 'shape', 'axis'],
+    [
+        ({'replica': 2}, (2, 8, 1), 0),
+        ({'replica': 4, 'model': 2}, (4, 2, 2), 0),
+        ({}, (1, 16, 1), 1),
+        ({'model': 4}, (1, 4, 4), 1),
+    ],
+)
+def test_between_nodes_is_an_outer_axis(sizes, shape, axis):
+  gpus = [_Gpu(i) for i in range(16)]
+  mesh = partitioning.MeshConfig(**sizes).make(gpus[::-1])
+  assert mesh.devices.shape == shape
+  first, second = np.split(mesh.devices, 2, axis=axis)
+  assert {d.id for d in first.flat} == set(range(8))
+  assert {d.id for d in second.flat} == set(range(8, 16))
+
+
+def test_a_model_is_not_split_over_nodes():
+  gpus = [_Gpu(i) for i in range(16)]
+  with pytest.raises(ValueError, match='2 slices .* or nodes .* multiple'):
+    partitioning.MeshConfig(model=16).make(gpus)
 
 
 @pytest.mark.parametrize(['size', 'padded'], [(1, 128), (128, 128), (129, 256)])

@@ -42,7 +42,7 @@ class _Run:
     monkeypatch.setattr(goodput, 'session_start', lambda: self.now - 20)
     trainer = types.SimpleNamespace(
         mesh=types.SimpleNamespace(devices=np.array(jax.devices()[:2])),
-        step_flops=lambda spec: 8e12,
+        step_flops=lambda spec, with_remat: 0 if with_remat else 8e12,
     )
     self.workdir = str(workdir)
     self.vitals = vitals_lib.Vitals(
@@ -92,7 +92,7 @@ def test_metrics_of_an_interval(monkeypatch, tmp_path):
 
 
 def test_no_peak_no_utilisation(monkeypatch, tmp_path):
-  def forbidden(spec):
+  def forbidden(spec, with_remat):
     raise AssertionError('The FLOPs are not needed.')
 
   run = _Run(monkeypatch, tmp_path, log_every_steps=1)

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import flax.traverse_util
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
@@ -68,6 +69,9 @@ class MeshConfig:
   def make(self, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
     """The mesh over devices, by default all of this job.
 
+    Between slices of TPUs, and between nodes of GPUs, is `replica`, which sends
+    least, if it is a multiple of their number, else `data`.
+
     Raises:
       ValueError: the sizes do not fit.
     """
@@ -83,13 +87,37 @@ class MeshConfig:
           f'{math.prod(sizes)} devices and there are {num_devices}: replica x '
           'data x model must be that; data=-1 takes what is left.'
       )
-    return jax.make_mesh(
-        sizes,
+    # The default is Explicit, under which linen's modules do not work.
+    axis_types = (jax.sharding.AxisType.Auto,) * len(sizes)
+    num_slices = len({getattr(d, 'slice_index', 0) for d in devices})
+    if num_slices == 1:
+      return jax.make_mesh(
+          sizes, MESH_AXES, devices=devices, axis_types=axis_types
+      )
+    inside, between = _between_slices(sizes, num_slices)
+    return jax.sharding.Mesh(
+        mesh_utils.create_hybrid_device_mesh(
+            inside, between, devices, allow_split_physical_axes=True
+        ),
         MESH_AXES,
-        devices=devices,
-        # The default is Explicit, under which linen's modules do not work.
-        axis_types=(jax.sharding.AxisType.Auto,) * len(sizes),
+        axis_types=axis_types,
     )
+
+
+def _between_slices(
+    sizes: tuple[int, int, int], num_slices: int
+) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+  """Sizes of the mesh axes within a slice, and between slices."""
+  replica, data, model = sizes
+  if replica % num_slices == 0:
+    return (replica // num_slices, data, model), (num_slices, 1, 1)
+  if data % num_slices == 0:
+    return (replica, data // num_slices, model), (1, num_slices, 1)
+  raise ValueError(
+      f'MeshConfig {dict(zip(MESH_AXES, sizes))}: the devices are {num_slices} '
+      'slices (of TPUs) or nodes (of GPUs), and replica or data must be a '
+      'multiple of that.'
+  )
 
 
 def padded_size(size: int, multiple: int = 128) -> int:

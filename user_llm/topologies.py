@@ -76,10 +76,15 @@ TOPOLOGIES = {
         num_devices=8, layout='', hbm_gib=80e9 / GIB, peak_tflops=989
     ),
 }
-# What JAX calls a device, with its peak.
+# What JAX calls a device, with its peak: of TPU7x half a chip. Besides those
+# above cloud.google.com/tpu/docs/{v4,tpu7x}; NVIDIA's data sheets of A100 SXM,
+# H200, L4 and B200 (dense).
 _PEAKS = {
-    'TPU v5 lite': 197, 'TPU v5': 459, 'TPU v6 lite': 918,
-    'NVIDIA H100 80GB HBM3': 989, 'NVIDIA H200': 989,
+    'TPU v4': 275, 'TPU v5 lite': 197, 'TPU v5': 459, 'TPU v6 lite': 918,
+    'TPU7x': 2307 / 2,
+    'NVIDIA A100-SXM4-40GB': 312, 'NVIDIA A100-SXM4-80GB': 312,
+    'NVIDIA L4': 121,
+    'NVIDIA H100 80GB HBM3': 989, 'NVIDIA H200': 989, 'NVIDIA B200': 2250,
 }
 
 

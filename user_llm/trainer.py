@@ -1,6 +1,7 @@
 """State, sharding and steps; knows no model by name."""
 
 from collections.abc import Collection, Mapping, Sequence
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -173,11 +174,19 @@ class Trainer:
     with jax.set_mesh(self.mesh):
       jax.eval_shape(self._step, state, self._abstract_batch(batch_spec))
 
-  def step_flops(self, batch_spec: Mapping[str, Any]) -> int:
-    """Of the matrix products of a step, over all devices; compiles nothing."""
+  def step_flops(
+      self, batch_spec: Mapping[str, Any], with_remat: bool = True
+  ) -> int:
+    """Of the matrix products of a step, over all devices; compiles nothing.
+
+    Args:
+      batch_spec: Shapes of a batch.
+      with_remat: Counts what is computed again for the gradients.
+    """
     state = self.abstract_state(batch_spec)
+    remat = contextlib.nullcontext() if with_remat else layers.no_remat()
     # The loop over chunks of the vocabulary does not say how often it runs.
-    with jax.set_mesh(self.mesh), losses.one_chunk():
+    with jax.set_mesh(self.mesh), losses.one_chunk(), remat:
       return flops.matmul_flops(
           self._step, state, self._abstract_batch(batch_spec)
       )

@@ -233,4 +233,5 @@ def _peak_secs(
   peak = topologies.peak_flops(devices.flat[0].device_kind)
   if peak is None:
     return None
-  return trainer.step_flops(batch_spec) / (peak * devices.size)
+  flops = trainer.step_flops(batch_spec, with_remat=False)
+  return flops / (peak * devices.size)

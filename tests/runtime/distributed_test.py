@@ -44,6 +44,45 @@ def test_found_by_jax(calls, monkeypatch):
   assert calls == [((), {'initialization_timeout': 360})]
 
 
+_STEP = {'SLURM_JOB_ID': '1', 'SLURM_STEP_NUM_TASKS': '4', 'SLURM_PROCID': '3'}
+
+
+@pytest.mark.parametrize(
+    'environment', [_STEP, {'TPU_WORKER_HOSTNAMES': 'host-0,host-1'}]
+)
+def test_a_cluster_that_jax_knows(calls, environment):
+  distributed.initialize(environment)
+  assert calls == [((), {'initialization_timeout': 360})]
+
+
+@pytest.mark.parametrize(
+    'environment',
+    [
+        _STEP | {'SLURM_STEP_NUM_TASKS': '1'},
+        {'TPU_WORKER_HOSTNAMES': 'localhost'},
+        _STEP | {'JAX_NUM_PROCESSES': '1'},  # As a sweep starts its trials.
+    ],
+)
+def test_alone_in_a_cluster(calls, environment):
+  assert distributed.initialize(environment)
+  assert not calls
+
+
+def test_how_many_are_waited_for():
+  code = (
+      'import time, jax\n'
+      'from user_llm.runtime import distributed\n'
+      'jax.distributed.initialize = lambda **kwargs: time.sleep(60)\n'
+      'distributed.initialize(warn_secs=1, timeout_secs=2)\n'
+  )
+  done = subprocess.run(
+      [sys.executable, '-c', code], env={**os.environ, **_STEP},
+      capture_output=True, text=True, timeout=60, check=False,
+  )
+  assert done.returncode == 43
+  assert 'not all 4 processes have arrived in 1 s' in done.stderr
+
+
 @pytest.mark.parametrize(
     ('environment', 'message'),
     [

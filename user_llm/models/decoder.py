@@ -46,7 +46,7 @@ class Decoder(nn.Module):
   def _scanned_groups(self) -> nn.Module:
     config = self.config
     group = decoder_layers.Group
-    if config.remat:
+    if config.remat and not layers.is_remat_off():
       # Inside a scan nothing can be merged with the forward pass anyway.
       group = nn.remat(
           group, prevent_cse=False, static_argnums=(4,), methods=['__call__']

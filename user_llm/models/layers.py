@@ -3,7 +3,9 @@
 Shapes: B batch, L length, D width, F mlp, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import contextvars
 
 import flax.linen as nn
 import jax
@@ -17,6 +19,24 @@ embedding_init = nn.initializers.normal(stddev=0.02)
 kernel_init = nn.initializers.variance_scaling(
     1.0, 'fan_in', 'truncated_normal'
 )
+
+
+_is_remat_off = contextvars.ContextVar('is_remat_off', default=False)
+
+
+@contextlib.contextmanager
+def no_remat() -> Iterator[None]:
+  """Nothing is computed again, for who counts what a model takes."""
+  token = _is_remat_off.set(True)
+  try:
+    yield
+  finally:
+    _is_remat_off.reset(token)
+
+
+def is_remat_off() -> bool:
+  """Whether this is inside `no_remat`."""
+  return _is_remat_off.get()
 
 
 def compute_dtype() -> jnp.dtype:

@@ -25,8 +25,10 @@ def initialize(
   """Waits for the other processes, if the environment tells of any.
 
   It tells by JAX_COORDINATOR_ADDRESS=HOST:PORT (of process 0),
-  JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by JAX_COORDINATOR_ADDRESS=auto. Must
-  come before anything that asks JAX for its devices.
+  JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by JAX_COORDINATOR_ADDRESS=auto,
+  which is meant too by a SLURM step of several tasks and by several
+  TPU_WORKER_HOSTNAMES. JAX_NUM_PROCESSES=1 by itself is a process alone
+  wherever it runs. Must come before anything that asks JAX for its devices.
 
   Args:
     environment: Variables.
@@ -40,7 +42,10 @@ def initialize(
     ValueError: a variable is missing or is no number.
   """
   given = {name: environment[name] for name in _NAMES if environment.get(name)}
-  if not given:
+  expected = _expected(environment)
+  if not given and expected > 1:
+    given = {ADDRESS: AUTO}
+  if not given or given == {NUM_PROCESSES: '1'}:
     return True
   import jax  # pylint: disable=g-import-not-at-top
 
@@ -48,8 +53,8 @@ def initialize(
   timeout = {'initialization_timeout': timeout_secs + 60}
   if given == {ADDRESS: AUTO}:
     # JAX would read the variable as the address.
-    os.environ.pop(ADDRESS)
-    with _patience({}, warn_secs, timeout_secs):
+    os.environ.pop(ADDRESS, None)
+    with _patience(given, expected, warn_secs, timeout_secs):
       jax.distributed.initialize(**timeout)
     return jax.process_index() == 0
   missing = [name for name in _NAMES if name not in given]
@@ -60,7 +65,7 @@ def initialize(
     )
   num_processes = _integer(NUM_PROCESSES, given)
   process_id = _integer(PROCESS_ID, given)
-  with _patience(given, warn_secs, timeout_secs):
+  with _patience(given, num_processes, warn_secs, timeout_secs):
     jax.distributed.initialize(
         given[ADDRESS],
         num_processes,
@@ -83,6 +88,16 @@ def check_alone(mode: str) -> None:
     )
 
 
+def _expected(environment: Mapping[str, str]) -> int:
+  """How many processes a cluster that JAX knows says there are; 0: none does.
+
+  Of SLURM the step counts, not the job: a batch script is no task.
+  """
+  tasks = environment.get('SLURM_STEP_NUM_TASKS', '')
+  hosts = environment.get('TPU_WORKER_HOSTNAMES', '')
+  return int(tasks) if tasks.isdecimal() else len(hosts.split(',')) * bool(hosts)
+
+
 def _integer(name: str, given: Mapping[str, str]) -> int:
   if not given[name].isdecimal():
     raise ValueError(f'{name}={given[name]!r} must be a number.')
@@ -91,7 +106,10 @@ def _integer(name: str, given: Mapping[str, str]) -> int:
 
 @contextlib.contextmanager
 def _patience(
-    given: Mapping[str, str], warn_secs: int, timeout_secs: int
+    given: Mapping[str, str],
+    expected: int,
+    warn_secs: int,
+    timeout_secs: int,
 ) -> Iterator[None]:
   """Warns while the others do not come, and at last ends the process.
 
@@ -102,10 +120,10 @@ def _patience(
   def watch() -> None:
     if arrived.wait(warn_secs):
       return
-    print(f'warning: {_waiting(given, warn_secs)}', file=sys.stderr, flush=True)
+    print(f'warning: {_waiting(given, expected, warn_secs)}', file=sys.stderr, flush=True)
     if arrived.wait(timeout_secs - warn_secs):
       return
-    text = _waiting(given, timeout_secs)
+    text = _waiting(given, expected, timeout_secs)
     print(f'error: {text}', file=sys.stderr, flush=True)
     os._exit(watchdog.EXIT_CODE)  # The main thread cannot be reached.
 
@@ -116,15 +134,15 @@ def _patience(
     arrived.set()
 
 
-def _waiting(given: Mapping[str, str], secs: int) -> str:
+def _waiting(given: Mapping[str, str], expected: int, secs: int) -> str:
   """Who waits for whom, as far as it can be known."""
-  if not given:
+  if PROCESS_ID not in given:
+    who = f'all {expected} processes' if expected else 'all processes'
     return (
-        f'not all processes have arrived in {secs} s: was it started on every '
-        'worker?'
+        f'not {who} have arrived in {secs} s: was it started on every worker?'
     )
   process, address = given[PROCESS_ID], given[ADDRESS]
-  who = f'process {process} of {given[NUM_PROCESSES]} has waited {secs} s'
+  who = f'process {process} of {expected} has waited {secs} s'
   if process != '0' and not _answers(address):
     return (
         f'{who} for process 0, and nothing answers at {address} ({ADDRESS}): '
