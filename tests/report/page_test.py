@@ -158,6 +158,7 @@ def test_printed_table(workdir):
   words = ' '.join(out.getvalue().split())
   assert 'User-LLM (text) .050±.013 .500±.013' in words
   assert 'n = 1234' in out.getvalue()
+  assert 'Protocol: beam search, 20 beams' in words
 
 
 def test_nothing_evaluated_yet(tmp_path, capsys):
