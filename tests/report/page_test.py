@@ -14,6 +14,7 @@ from rich import console as rich_console
 
 from user_llm.report import __main__ as report
 from user_llm.report import gathering
+from user_llm.report import plots
 from user_llm.report import printing
 
 
@@ -157,6 +158,7 @@ def test_printed_table(workdir):
   words = ' '.join(out.getvalue().split())
   assert 'User-LLM (text) .050±.013 .500±.013' in words
   assert 'n = 1234' in out.getvalue()
+  assert 'Protocol: beam search, 20 beams' in words
 
 
 def test_nothing_evaluated_yet(tmp_path, capsys):
@@ -208,6 +210,19 @@ def test_differences_from_a_row(tmp_path, capsys):
   assert line['p_value'] == '0.0002' and line['comparable'] == 'True'
   (line,) = [line for line in lines if line['metric'] == 'answer_nats']
   assert line['policy'] == '' and line['difference'] == ''
+
+
+def test_dollars_in_charts_are_no_mathematics(tmp_path):
+  names = ('Cost in $%$', 'Gifts $10 to $25')
+  for name in names:
+    report_runs.write(
+        tmp_path / name, {'user_llm': {'accuracy': [1, 0]}},
+        config=f"NAME = '{name}'",
+    )
+  found = gathering.gather([str(tmp_path / name) for name in names])
+  bars = plots.bars(found.tables[0])
+  for name in names:
+    assert f'>{name}</text>' in bars
 
 
 def test_broken_examples(tmp_path, capsys):

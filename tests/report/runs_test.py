@@ -28,6 +28,20 @@ def test_bad_workdirs(tmp_path):
     runs.load_run(str(tmp_path))
 
 
+def test_a_last_line_that_was_cut_is_left_out(tmp_path):
+  """As of a run that was killed, or that is running."""
+  metrics = tmp_path / 'metrics.jsonl'
+  metrics.write_text('{"step": 1}\n{"step": 2}\n{"step": 3, "tr')
+  run = runs.load_run(tmp_path)
+  assert run.history == ({'step': 1}, {'step': 2})
+  assert run.state == 'unfinished, at step 2'
+  metrics.write_text('{"st')
+  assert not runs.load_run(tmp_path).history
+  metrics.write_text('{"step": 1}\n{"step": 2, "tr\n{"step": 3}\n')
+  with pytest.raises(ValueError, match='metrics.jsonl is no valid JSON'):
+    runs.load_run(tmp_path)
+
+
 def test_an_evaluation_that_is_none(tmp_path):
   path = report_runs.write(tmp_path, _VALUES)
   raw = json.loads(path.read_text())

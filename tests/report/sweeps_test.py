@@ -160,3 +160,60 @@ def test_one_history_length_has_no_chart(tmp_path):
   _of_lengths(tmp_path, (50,), rank='8')
   _of_lengths(tmp_path, (100,), rank='16')
   assert _lengths_chart(tmp_path) is None
+
+
+def _text_prompts(tmp_path, sizes):
+  """A run each: HISTORY_LENGTH, PROMPT_TOKENS, TEXT_LENGTH and BATCH_SIZE."""
+  for length, tokens, text_length, batch_size in sizes:
+    report_runs.write(
+        tmp_path / f'text_{length}_{tokens}',
+        {'user_llm': {'rank/unseen': np.arange(1, 9)}},
+        config=f'HISTORY_LENGTH = {length}\nPROMPT_TOKENS = {tokens}\n'
+        f'TEXT_LENGTH = {text_length}\nBATCH_SIZE = {batch_size}\n'
+        'PROMPT_EVENTS = None\nSEED = {seed}\n',
+    )
+
+
+def _embeddings(tmp_path, sizes):
+  """A run each: HISTORY_LENGTH and BATCH_SIZE."""
+  for length, batch_size in sizes:
+    report_runs.write(
+        tmp_path / f'user_{length}',
+        {'user_llm': {'rank/unseen': np.arange(1, 9)}},
+        config=f'HISTORY_LENGTH = {length}\nBATCH_SIZE = {batch_size}\n'
+        'ENCODER = @x.Encoder()\nPROMPT_TOKENS = 0\nTEXT_LENGTH = 16\n',
+    )
+
+
+def test_text_prompts_by_history_length(tmp_path):
+  """With the sizes of launch/paper/scales/small.toml."""
+  _text_prompts(
+      tmp_path,
+      [(50, 250, 266, 16), (100, 500, 516, 8), (200, 1000, 1016, 4)],
+  )
+  chart = _lengths_chart(tmp_path)
+  for text in (
+      '>50<', '>100<', '>200<', '>Text prompt<',
+      '(text prompts differ in PROMPT_TOKENS, TEXT_LENGTH, BATCH_SIZE too)',
+  ):
+    assert text in chart
+  _embeddings(tmp_path, [(50, 16), (200, 16)])
+  both = _lengths_chart(tmp_path)
+  assert '>Text prompt<' in both and '>User-LLM (text)<' in both
+
+
+def test_sizes_of_a_text_prompt_at_one_length_are_lines(tmp_path):
+  _text_prompts(
+      tmp_path, [(50, 250, 516, 8), (100, 250, 516, 8), (100, 500, 516, 8)]
+  )
+  assert '>100<' in _lengths_chart(tmp_path)
+  assert 'differ in' not in _lengths_chart(tmp_path)
+  _text_prompts(tmp_path, [(50, 500, 516, 8)])
+  chart = _lengths_chart(tmp_path)
+  for tokens in (250, 500):
+    assert f'>Text prompt, PROMPT_TOKENS={tokens}<' in chart
+
+
+def test_batches_tell_lines_of_embeddings_apart(tmp_path):
+  _embeddings(tmp_path, [(50, 16), (100, 8)])
+  assert _lengths_chart(tmp_path) is None

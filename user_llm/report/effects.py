@@ -16,7 +16,12 @@ _MAX_AXES = 4
 # Longer values are cut in a chart.
 _MAX_CHARACTERS = 16
 
+# A longer history as text needs more room; the batch is what memory leaves.
+_TEXT_SIZES = ('PROMPT_TOKENS', 'PROMPT_EVENTS', 'TEXT_LENGTH', 'BATCH_SIZE')
+
 Macros = Mapping[rows_lib.Row, Mapping[str, str]]
+# Macros and their values.
+_Settings = frozenset[tuple[str, str]]
 
 
 def row_macros(
@@ -82,25 +87,23 @@ def main_effects(
 def history_lengths(table: results.Table, macros: Macros) -> str | None:
   """The metric against HISTORY_LENGTH, a line for what else is the same.
 
-  As the figure of arXiv 2402.13598 has it. A checkpoint goes with its length.
-  None where no two rows differ in their length alone.
+  As the figure of arXiv 2402.13598 has it. A checkpoint goes with its length,
+  and so do the sizes of a text prompt, which the figure then names. None where
+  no two rows differ in their length alone.
   """
-  lines: dict[tuple[str, ...], dict[int, rows_lib.Row]] = {}
-  for row, of_row in macros.items():
-    if of_row.get(HISTORY_LENGTH, '').isdigit():
-      others = sorted(
-          f'{name}={value}'
-          for name, value in of_row.items()
-          if name not in (HISTORY_LENGTH, 'SEED')
-          and not name.endswith('_CHECKPOINT')
-      )
-      line = lines.setdefault((row.model, *others), {})
-      line[int(of_row[HISTORY_LENGTH])] = row
-  lines = {key: line for key, line in lines.items() if len(line) > 1}
+  lines = {k: line for k, line in _lines(macros).items() if len(line) > 1}
   if not lines:
     return None
-  names = _names(list(lines.values()), macros)
+  names = _names(lines, macros)
   metric = table.leading
+  sizes = [
+      name
+      for name in _TEXT_SIZES
+      if any(
+          len({macros[row].get(name) for row in line.values()}) > 1
+          for line in lines.values()
+      )
+  ]
 
   def draw(axes: Sequence[matplotlib.axes.Axes]) -> None:
     (ax,) = axes
@@ -115,7 +118,8 @@ def history_lengths(table: results.Table, macros: Macros) -> str | None:
       )
     ax.set_xticks(sorted(set().union(*lines.values())))
     ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
-    ax.set_xlabel('events of the history that the model may see')
+    too = f'\n(text prompts differ in {", ".join(sizes)} too)' if sizes else ''
+    ax.set_xlabel(f'events of the history that the model may see{too}')
     ax.set_title(
         f'{tables.metric_label(metric)} by HISTORY_LENGTH', loc='left',
         fontsize=10.5,
@@ -125,26 +129,64 @@ def history_lengths(table: results.Table, macros: Macros) -> str | None:
   return plots.draw_svg(9.6, 3.8, 1, draw)
 
 
-def _names(
-    lines: Sequence[Mapping[int, rows_lib.Row]], macros: Macros
-) -> list[str]:
-  """Of lines: what tells them from each other."""
-  rows = [next(iter(line.values())) for line in lines]
-  names = sorted({name for row in rows for name in macros[row]})
-  apart = [
-      name
-      for name in names
+def _lines(macros: Macros) -> dict[_Settings, dict[int, rows_lib.Row]]:
+  """Rows by HISTORY_LENGTH, of all that is the same in them.
+
+  The sizes of text prompts are not, unless rows of one length differ in them.
+  """
+  found: dict[_Settings, list[tuple[int, _Settings, rows_lib.Row]]] = {}
+  for row, of_row in macros.items():
+    if of_row.get(HISTORY_LENGTH, '').isdigit():
+      settings = _settings(row, of_row)
+      sizes = frozenset(
+          (name, value)
+          for name, value in settings
+          if name in _TEXT_SIZES and _is_text_prompt(of_row)
+      )
+      member = int(of_row[HISTORY_LENGTH]), sizes, row
+      found.setdefault(settings - sizes, []).append(member)
+  lines: dict[_Settings, dict[int, rows_lib.Row]] = {}
+  for settings, members in found.items():
+    lengths = {length for length, _, _ in members}
+    is_one = len(lengths) == len({member[:2] for member in members})
+    for length, sizes, row in members:
+      line = lines.setdefault(settings if is_one else settings | sizes, {})
+      line[length] = row
+  return lines
+
+
+def _settings(row: rows_lib.Row, of_row: Mapping[str, str]) -> _Settings:
+  """What the rows of a line have in common."""
+  return frozenset(
+      (name, value)
+      for name, value in {**of_row, 'model': row.model}.items()
       if name not in (HISTORY_LENGTH, 'SEED')
       and not name.endswith('_CHECKPOINT')
-      and len({macros[row].get(name) for row in rows}) > 1
-  ]
-  return [
-      ', '.join([
-          tables.model_label(row),
-          *(f'{name}={_short(macros[row].get(name, ""))}' for name in apart),
-      ])
-      for row in rows
-  ]
+  )
+
+
+def _is_text_prompt(of_row: Mapping[str, str]) -> bool:
+  """Whether the history is read as text alone."""
+  return 'PROMPT_TOKENS' in of_row and 'ENCODER' not in of_row
+
+
+def _names(
+    lines: Mapping[_Settings, Mapping[int, rows_lib.Row]], macros: Macros
+) -> list[str]:
+  """Of lines: what tells them from others of their kind."""
+  kinds = {}
+  for settings, line in lines.items():
+    row = next(iter(line.values()))
+    is_text = _is_text_prompt(macros[row])
+    kinds[settings] = 'Text prompt' if is_text else tables.model_label(row)
+  names = []
+  for settings, kind in kinds.items():
+    alike = frozenset.intersection(*(s for s in kinds if kinds[s] == kind))
+    apart = sorted(settings - alike)
+    names.append(
+        ', '.join([kind, *(f'{name}={_short(value)}' for name, value in apart)])
+    )
+  return names
 
 
 def _order(value: str) -> tuple[float, str]:

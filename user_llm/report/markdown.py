@@ -20,8 +20,7 @@ def to_markdown(report: gathering.Report) -> str:
     parts += [f'{tables.errors_note(table)}. {question.verdict}\n']
     if comparison is not None:
       parts.append(difference_tables.to_markdown(table, comparison))
-    protocols = sorted({row.protocol for row in table.rows if row.protocol})
-    parts.extend(f'Protocol: {protocol}\n' for protocol in protocols)
+    parts += [f'Protocol: {protocol}\n' for protocol in table.protocols]
   if report.unfinished:
     parts.append('## Unfinished trials\n')
     trials = [[trial.name, trial.state] for trial in report.unfinished]

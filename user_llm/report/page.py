@@ -95,7 +95,6 @@ def _table(
       else [],
       'table': table,
       'bars': plots.bars(table),
-      'protocols': sorted({r.protocol for r in table.rows} - {''}),
       'question': comparability.of_table(table, report.questions),
   }
 

@@ -41,6 +41,8 @@ def style(ink: str) -> dict[str, Any]:
       'svg.hashsalt': 'user_llm',
       'font.size': 10,
       'text.color': ink,
+      # Labels are names and titles: '$10 to $25' is no formula.
+      'text.parse_math': False,
       'axes.edgecolor': ink,
       'axes.labelcolor': ink,
       'xtick.color': ink,

@@ -31,6 +31,8 @@ def print_report(
     question = comparability.of_table(table, report.questions)
     style = 'bold red' if question.differences else 'dim'
     console.print(question.verdict, '', style=style, markup=False)
+    for protocol in table.protocols:
+      console.print(f'Protocol: {protocol}', '', style='dim', markup=False)
     if comparison is None:
       continue
     if comparison.differences:

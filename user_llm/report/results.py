@@ -107,6 +107,11 @@ class Table:
     )
 
   @property
+  def protocols(self) -> tuple[str, ...]:
+    """How the rows' numbers are to be read."""
+    return tuple(sorted({row.protocol for row in self.rows} - {''}))
+
+  @property
   def has_mixed_counts(self) -> bool:
     return len({row.num_examples for row in self.rows}) > 1
 

@@ -141,8 +141,6 @@ def load_run(workdir: str | pathlib.Path) -> Run:
   if not folder.is_dir():
     raise ValueError(f'--workdirs: {workdir} is not a directory.')
   info = read_json(folder / 'run.json') if _is_run(folder) else {}
-  metrics = folder / 'metrics.jsonl'
-  lines = metrics.read_text().splitlines() if metrics.is_file() else []
   return Run(
       workdir=folder,
       name=info.get('name', folder.name),
@@ -150,12 +148,22 @@ def load_run(workdir: str | pathlib.Path) -> Run:
       identity=configs.identity(folder),
       macros=configs.macros(folder),
       info=info,
-      history=tuple(_parse(metrics, line) for line in lines),
+      history=_history(folder / 'metrics.jsonl'),
       evaluations=tuple(
           Evaluation(path=path, raw=read_json(path))
           for path in sorted(folder.glob('eval/*/*.json'))
       ),
   )
+
+
+def _history(path: pathlib.Path) -> tuple[dict[str, float], ...]:
+  lines = path.read_text('utf-8').splitlines() if path.is_file() else []
+  if lines:
+    try:
+      json.loads(lines[-1])
+    except json.JSONDecodeError:
+      lines.pop()  # The run was killed in the middle of it, or writes it now.
+  return tuple(_parse(path, line) for line in lines)
 
 
 def _is_run(folder: pathlib.Path) -> bool:
