@@ -1,6 +1,8 @@
 """The batch step of a SLURM job, with an srun of a few lines."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -37,3 +39,22 @@ def test_the_mistake_of_one_rank(batch):
 echo 'srun: error: n1: task 0: Exited with exit code 2' >&2
 echo 'srun: error: n1: task 1: Terminated' >&2
 exit 143''') == 2
+
+
+def test_jax_takes_the_gpus_that_it_is_told():
+  """What `backends.slurm` builds on: without it, one of them."""
+  code = '''
+import jax
+jax.distributed.initialize()
+print(jax._src.config.config._read("jax_cuda_visible_devices"))
+'''
+  step = {
+      'SLURM_JOB_ID': '9', 'SLURM_STEP_NODELIST': 'localhost',
+      'SLURM_NTASKS': '1', 'SLURM_PROCID': '0', 'SLURM_LOCALID': '0',
+      'JAX_LOCAL_DEVICE_IDS': '0,1,2,3', 'JAX_PLATFORMS': 'cpu',
+  }
+  found = subprocess.run(
+      [sys.executable, '-c', code], env={**os.environ, **step},
+      capture_output=True, text=True, check=False,
+  )
+  assert found.stdout == '0,1,2,3\n', found.stderr
