@@ -85,7 +85,10 @@ def _mount(mount, source):
   os.makedirs(mount, exist_ok=True)
   bucket, _, folder = source[len('gs://') :].partition('/')
   only = ['--only-dir=' + folder] if folder else []
-  _output('gcsfuse', '--implicit-dirs', *only, bucket, mount)
+  # A checkpoint is done when its folder has been renamed; the most files of one
+  # that may be, where the default is none.
+  limit = '--rename-dir-limit=200000'
+  _output('gcsfuse', '--implicit-dirs', limit, *only, bucket, mount)
 
 
 def _install_gcsfuse():

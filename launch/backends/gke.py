@@ -295,7 +295,13 @@ def _volumes(spec: spec_lib.JobSpec) -> list[dict[str, Any]]:
       volume['persistentVolumeClaim'] = {'claimName': rest}
     elif source.startswith('gs://') and len(source) > len('gs://'):
       bucket, _, folder = source.removeprefix('gs://').partition('/')
-      options = ['implicit-dirs', *([f'only-dir={folder}'] if folder else [])]
+      options = [
+          'implicit-dirs',
+          # A checkpoint is done when its folder has been renamed; the most
+          # files of one that may be, where the default is none.
+          'rename-dir-limit=200000',
+          *([f'only-dir={folder}'] if folder else []),
+      ]
       volume['csi'] = {
           'driver': 'gcsfuse.csi.storage.gke.io',
           'volumeAttributes': {

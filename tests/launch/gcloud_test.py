@@ -185,7 +185,8 @@ def test_a_host_mounts_and_starts(tmp_path, monkeypatch):
   monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
   tpu_host.main()
   assert commands.read_text().splitlines() == [
-      f'gcsfuse --implicit-dirs --only-dir=runs/x b {mount}',
+      'gcsfuse --implicit-dirs --rename-dir-limit=200000 --only-dir=runs/x b '
+      + mount,
       'gcloud secrets versions access latest --secret=hf',
       'gcloud auth configure-docker eu-docker.pkg.dev --quiet',
       'docker rm --force user-llm',
