@@ -16,6 +16,8 @@ _COORDINATOR_PORT = 8476
 # The progress rule of `launch.entry` ends a job that fails again and again.
 _MAX_RESTARTS = 1000
 _MANIFEST = 'jobset.yaml'
+# Where GKE mounts libcuda, and only NVIDIA's own images look for it.
+_GPU_DRIVER = '/usr/local/nvidia/lib64'
 
 
 class Gke(backend.Backend):
@@ -273,11 +275,14 @@ def _container(
       ]
       + [{'name': 'shared-memory', 'mountPath': '/dev/shm'}],
   }
-  if spec.secret:
-    container['env'] = [
-        {'name': name, 'valueFrom': {'secretKeyRef': _secret(reference)}}
-        for name, reference in spec.secret.items()
-    ]
+  env: list[dict[str, Any]] = [
+      {'name': name, 'valueFrom': {'secretKeyRef': _secret(reference)}}
+      for name, reference in spec.secret.items()
+  ]
+  if spec.gpu:
+    env.append({'name': 'LD_LIBRARY_PATH', 'value': _GPU_DRIVER})
+  if env:
+    container['env'] = env
   return container
 
 
