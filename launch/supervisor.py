@@ -4,7 +4,7 @@
 
 Each rank writes to a log file of its own; the first one is shown as well. On
 SIGTERM or ctrl-C all ranks are told to save and end; the second time they are
-killed.
+killed, unless that comes so soon that it is the same signal.
 """
 
 import argparse
@@ -41,6 +41,8 @@ class Supervisor:
     grace_secs: From the first signal to SIGKILL.
     pause_secs: Before the first restart; it doubles.
     exit_file: Where machines of one job tell each other that it is over.
+    same_secs: Signals so soon after the first one are the same one, from a
+      queue and from a parent that passes it on.
   """
 
   command: Sequence[str]
@@ -51,9 +53,11 @@ class Supervisor:
   grace_secs: float = 120.0
   pause_secs: float = 1.0
   exit_file: pathlib.Path | None = None
+  same_secs: float = 5.0
 
   def __post_init__(self):
     self._num_signals = 0
+    self._signalled_secs = float('-inf')
     self._ranks: list[subprocess.Popen] = []
 
   def run(self) -> int:
@@ -144,6 +148,10 @@ class Supervisor:
     return _SAME_MISTAKE_SECS
 
   def _on_signal(self, *unused: object) -> None:
+    now = time.monotonic()
+    if now - self._signalled_secs < self.same_secs:
+      return
+    self._signalled_secs = now
     self._num_signals += 1
     self._signal(signal.SIGTERM)
 
