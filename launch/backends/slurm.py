@@ -144,16 +144,16 @@ def _distributed(spec: spec_lib.JobSpec, tasks: int) -> dict[str, str]:
   gpus = spec.gpus_per_node
   if gpus and tasks not in (1, gpus):
     raise spec_lib.error(
-        spec, 'processes_per_node', f'must be 1, for all {gpus} GPUs of a node, '
-        f'or {gpus}, one for each of --gpus_per_node'
+        spec, 'processes_per_node', f'must be 1, for all {gpus} GPUs of a '
+        f'node, or {gpus}, one for each of --gpus_per_node'
     )
   if spec.nodes * tasks == 1:
     return {}
   for flag in spec.slurm_args:
     if not gpus and re.match(r'--gres=(.*,)?gpu|--gpus|-G', flag):
       raise spec_lib.error(
-          spec, 'slurm_args', f'{flag}: give --gpus_per_node too; it tells each '
-          'process which GPUs are its own'
+          spec, 'slurm_args', f'{flag}: give --gpus_per_node too; it tells '
+          'each process which GPUs are its own'
       )
   met = {'JAX_COORDINATOR_ADDRESS': 'auto'}
   if tasks < gpus:

@@ -19,7 +19,7 @@ def test_counts_when_all_have_met(tmp_path, monkeypatch, have_met):
 
   def meet():
     if not have_met:
-      raise SystemExit(watchdog.EXIT_CODE)  # As after `timeout_secs` of waiting.
+      raise SystemExit(watchdog.EXIT_CODE)  # It has waited too long.
     return True
 
   def run(*unused):
