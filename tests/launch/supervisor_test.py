@@ -1,8 +1,10 @@
 """Tests of the supervisor, with ranks that are a few lines of Python."""
 
+import ctypes
 import json
 import os
 import pathlib
+import select
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ sys.exit(supervisor.Supervisor(
     pause_secs=0.1,
     exit_file=pathlib.Path(folder) / 'exit.json',
     same_secs=float(same_secs),
+    upload_secs=0.1,
 ).run())
 '''
 _RANK = '''
@@ -81,6 +84,25 @@ def test_done(start, tmp_path):
   assert (logs / 'rank-0001.log').read_text() == 'rank 1 start 1 2\n'
   assert 'exit code 0: done' in error
   assert json.loads((tmp_path / 'exit.json').read_text())['code'] == 0
+
+
+def test_logs_are_closed_while_the_ranks_write(start, tmp_path):
+  """gcsfuse uploads at a close: a run of weeks must not wait for its end."""
+  in_close_write = 8
+  libc = ctypes.CDLL(None)
+  events = libc.inotify_init()
+  (tmp_path / 'logs').mkdir()
+  folder = os.fsencode(tmp_path / 'logs')
+  assert libc.inotify_add_watch(events, folder, in_close_write) > 0
+  process = start('until_told(42)')
+  found = b''
+  for rank in (0, 1):  # Once at the start of each, and again.
+    while found.count(b'rank-000%d.log' % rank) < 3:
+      assert select.select([events], [], [], 20)[0], 'They are left open.'
+      found += os.read(events, 4096)
+  os.close(events)
+  process.send_signal(signal.SIGTERM)
+  assert _end(process)[0] in (42, 143)
 
 
 def test_one_process_is_told_of_no_others(start):
