@@ -34,6 +34,10 @@ _HELP = {
     'sweep': sweep.HELP,
     'paper': paper.HELP,
 }
+_SWEEP_ON = (
+    'a sweep submits nothing: start the same command, as often as you like, on '
+    'any machine that sees its folder, such as in a SLURM array'
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == 'doctor':
       return _doctor(args, gin)
     if args.command == 'sweep':
+      if args.on:
+        raise ValueError(f'--on={args.on}: {_SWEEP_ON}.')
       return sweep.run(args, gin)
     if args.command == 'paper':
       _no_macros(gin)
@@ -83,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
       flags.add(sub)
     elif name == 'sweep':
       sweep.add_flags(sub)
+      sub.add_argument('--on', metavar='', help=_SWEEP_ON)
     elif name == 'paper':
       paper.add_flags(sub)
     else:

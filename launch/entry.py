@@ -1,7 +1,7 @@
 """One process of a job: `python -m launch.entry FLAGS -- MODE ...`.
 
-It counts the start, sets the environment, and becomes `user_llm.main`: signals
-and the exit code are the trainer's own.
+It checks that the job gets on, sets the environment, and becomes
+`user_llm.main`: signals and the exit code are the trainer's own.
 """
 
 import argparse
@@ -19,6 +19,9 @@ from launch import command
 from launch import exit_codes
 
 STARTS = 'launch.jsonl'
+# Of `user_llm.runtime.starts`.
+_STARTS_FILE = 'USER_LLM_STARTS_FILE'
+_STARTS_LINE = 'USER_LLM_STARTS_LINE'
 _LIBTPU_LOCK = '/tmp/libtpu_lockfile'
 # Of the first that is set: runtime.distributed, SLURM, Kubernetes, tpu_host.
 _RANK = (
@@ -46,10 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       f'{rank or 0}, host {socket.gethostname()}, process {os.getpid()}',
       file=sys.stderr,
   )
-  if is_first(os.environ) and not count_start(
-      pathlib.Path(args.workdir), args.job, args.submission
-  ):
-    return exit_codes.NO_PROGRESS
+  if is_first(os.environ):
+    workdir = pathlib.Path(args.workdir)
+    line = next_start(workdir, args.job, args.submission)
+    if line is None:
+      return exit_codes.NO_PROGRESS
+    os.environ |= {_STARTS_FILE: str(workdir / STARTS), _STARTS_LINE: line}
   remove_stale_lock(_LIBTPU_LOCK)
   sys.stderr.flush()
   program = [sys.executable, '-m', 'user_llm.main', *main_args]
@@ -100,10 +105,14 @@ def is_first(environment: Mapping[str, str]) -> bool:
   return _rank(environment) in (None, '0') and slice_id == '0'
 
 
-def count_start(workdir: pathlib.Path, job: str, submission: int) -> bool:
-  """Notes this start; False if the job has gone on too often for nothing.
+def next_start(
+    workdir: pathlib.Path, job: str, submission: int
+) -> str | None:
+  """The line on this start; None if the job has started too often for nothing.
 
-  A job that is submitted again starts its count anew.
+  The trainer writes it when all processes have met: waiting for machines that
+  were taken away is not in vain. A job that is submitted again starts its count
+  anew.
   """
   path = workdir / STARTS
   step = newest_step(workdir)
@@ -121,19 +130,15 @@ def count_start(workdir: pathlib.Path, job: str, submission: int) -> bool:
         f'python -m launch resume {job}',
         file=sys.stderr,
     )
-    return False
-  row = {
+    return None
+  return json.dumps({
       'job': job,
       'submission': submission,
       'start': len(starts),
       'step': step,
       'time': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
       'host': socket.gethostname(),
-  }
-  workdir.mkdir(parents=True, exist_ok=True)
-  with path.open('a', encoding='utf-8') as file:
-    file.write(json.dumps(row) + '\n')
-  return True
+  })
 
 
 def newest_step(workdir: pathlib.Path) -> int:

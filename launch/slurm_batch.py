@@ -36,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_ranks(command: Sequence[str], logs: pathlib.Path) -> int:
   """The exit code of the job: what srun says of its ranks, as one code."""
+  environment = dict(os.environ)
+  # Since 22.05 srun does not take it from what sbatch was given.
+  if cpus := environment.get('SLURM_CPUS_PER_TASK'):
+    environment['SRUN_CPUS_PER_TASK'] = cpus
   process = subprocess.Popen(
       [
           'srun',
@@ -44,6 +48,7 @@ def _run_ranks(command: Sequence[str], logs: pathlib.Path) -> int:
           f'--output={logs}/rank-%4t.log',
           *command,
       ],
+      env=environment,
       stderr=subprocess.PIPE,
       text=True,
       errors='replace',

@@ -4,11 +4,12 @@
 
 Each rank writes to a log file of its own; the first one is shown as well. On
 SIGTERM or ctrl-C all ranks are told to save and end; the second time they are
-killed.
+killed, unless that comes so soon that it is the same signal.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 import os
@@ -41,6 +42,9 @@ class Supervisor:
     grace_secs: From the first signal to SIGKILL.
     pause_secs: Before the first restart; it doubles.
     exit_file: Where machines of one job tell each other that it is over.
+    same_secs: Signals so soon after the first one are the same one, from a
+      queue and from a parent that passes it on.
+    upload_secs: How often the logs are closed, which is when gcsfuse uploads.
   """
 
   command: Sequence[str]
@@ -51,9 +55,12 @@ class Supervisor:
   grace_secs: float = 120.0
   pause_secs: float = 1.0
   exit_file: pathlib.Path | None = None
+  same_secs: float = 5.0
+  upload_secs: float = 30.0
 
   def __post_init__(self):
     self._num_signals = 0
+    self._signalled_secs = float('-inf')
     self._ranks: list[subprocess.Popen] = []
 
   def run(self) -> int:
@@ -91,7 +98,7 @@ class Supervisor:
       ]
       if self._num_signals:  # It came while they were being started.
         self._signal(signal.SIGTERM)
-      codes = self._wait()
+      codes = self._wait(paths)
     self._ranks = []
     return exit_codes.of_job(codes)
 
@@ -115,13 +122,17 @@ class Supervisor:
           start_new_session=True,  # ctrl-C comes to us alone.
       )
 
-  def _wait(self) -> list[int]:
+  def _wait(self, logs: Sequence[pathlib.Path]) -> list[int]:
     """Codes of the ranks that ended by themselves, in the order of ending."""
     running = list(self._ranks)
     codes: list[int] = []
     killed_at = float('inf')
     is_killed = False
+    upload_at = time.monotonic() + self.upload_secs
     while running:
+      if time.monotonic() >= upload_at:
+        _upload(logs)
+        upload_at = time.monotonic() + self.upload_secs
       for rank in [r for r in running if r.poll() is not None]:
         running.remove(rank)
         if not is_killed:
@@ -144,6 +155,10 @@ class Supervisor:
     return _SAME_MISTAKE_SECS
 
   def _on_signal(self, *unused: object) -> None:
+    now = time.monotonic()
+    if now - self._signalled_secs < self.same_secs:
+      return
+    self._signalled_secs = now
     self._num_signals += 1
     self._signal(signal.SIGTERM)
 
@@ -172,6 +187,13 @@ class Supervisor:
 
   def _say(self, text: str) -> None:
     print(f'launch: {text}', file=sys.stderr, flush=True)
+
+
+def _upload(logs: Sequence[pathlib.Path]) -> None:
+  """Closes what the ranks keep open: any close of a file will do."""
+  for path in logs:
+    with contextlib.suppress(OSError):
+      path.open('ab').close()
 
 
 class _Shown:

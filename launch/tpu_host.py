@@ -9,19 +9,33 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 import urllib.error
 import urllib.request
 
 _METADATA = 'http://metadata.google.internal/computeMetadata/v1/instance/'
 _GCSFUSE = 'https://packages.cloud.google.com/apt'
 _CONTAINER = 'user-llm'
+# Before a command that failed is tried again.
+_WAITS_SECS = (10, 60)
 
 
 def main():
-  """Returns only if something fails."""
+  """Returns only if something fails; then the watcher is told, and ends it."""
   job = json.loads(_metadata('user-llm-job'))
+  try:
+    _start(job)
+  except (Exception, SystemExit) as error:
+    _tell(job['exit_url'], '%s: %s' % (socket.gethostname(), error))
+    raise
+
+
+def _start(job):
+  """Becomes the container."""
   for mount, source in job['volume'].items():
     _mount(mount, source)
   environment = dict(os.environ, HOME='/root')
@@ -33,9 +47,18 @@ def main():
   registry = job['image'].split('/')[0]
   if registry.endswith(('pkg.dev', 'gcr.io')):
     _output('gcloud', 'auth', 'configure-docker', registry, '--quiet')
+  _output('docker', 'pull', '--quiet', job['image'], env=environment)
   subprocess.run(['docker', 'rm', '--force', _CONTAINER], check=False)
   argv = docker_argv(job, _worker())
   os.execvpe(argv[0], argv, environment)
+
+
+def _tell(url, problem):
+  """Writes what the supervisor would have written, had it been started."""
+  with tempfile.NamedTemporaryFile('w', suffix='.json') as file:
+    json.dump({'code': 1, 'problem': problem}, file)
+    file.flush()
+    _output('gcloud', 'storage', 'cp', file.name, url)
 
 
 def docker_argv(job, worker):
@@ -85,7 +108,10 @@ def _mount(mount, source):
   os.makedirs(mount, exist_ok=True)
   bucket, _, folder = source[len('gs://') :].partition('/')
   only = ['--only-dir=' + folder] if folder else []
-  _output('gcsfuse', '--implicit-dirs', *only, bucket, mount)
+  # A checkpoint is done when its folder has been renamed; the most files of one
+  # that may be, where the default is none.
+  limit = '--rename-dir-limit=200000'
+  _output('gcsfuse', '--implicit-dirs', limit, *only, bucket, mount)
 
 
 def _install_gcsfuse():
@@ -102,11 +128,20 @@ def _install_gcsfuse():
   _output('apt-get', 'install', '--yes', 'gcsfuse')
 
 
-def _output(*argv):
-  result = subprocess.run(argv, stdout=subprocess.PIPE, check=False)
-  if result.returncode:
-    sys.exit('%s failed with exit code %d.' % (argv[0], result.returncode))
-  return result.stdout.decode().strip()
+def _output(*argv, env=None):
+  """What a command prints; a machine that has just started has bad moments."""
+  for wait_secs in _WAITS_SECS + (None,):
+    result = subprocess.run(
+        argv, stdout=subprocess.PIPE, env=env, check=False
+    )
+    if not result.returncode:
+      return result.stdout.decode().strip()
+    if wait_secs is not None:
+      time.sleep(wait_secs)
+  sys.exit(
+      '%s failed with exit code %d.'
+      % (' '.join(argv[:3]), result.returncode)
+  )
 
 
 if __name__ == '__main__':

@@ -27,6 +27,7 @@ from user_llm.runtime import distributed
 from user_llm.runtime import goodput  # pylint: disable=unused-import
 from user_llm.runtime import host_memory
 from user_llm.runtime import lease
+from user_llm.runtime import starts
 
 # Exit code of a run that would end so again.
 _NOT_FINITE = 44
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ValueError('--topology goes with --dry_run: add it.')
       topologies.prepare(args.topology)
     is_writer = distributed.initialize()
+    starts.note()
     if getattr(args, 'deadline', None) is not None:
       args.deadline += start_secs
     is_training = args.mode == 'train' and not args.dry_run and is_writer

@@ -16,6 +16,8 @@ _COORDINATOR_PORT = 8476
 # The progress rule of `launch.entry` ends a job that fails again and again.
 _MAX_RESTARTS = 1000
 _MANIFEST = 'jobset.yaml'
+# Where GKE mounts libcuda, and only NVIDIA's own images look for it.
+_GPU_DRIVER = '/usr/local/nvidia/lib64'
 
 
 class Gke(backend.Backend):
@@ -273,11 +275,14 @@ def _container(
       ]
       + [{'name': 'shared-memory', 'mountPath': '/dev/shm'}],
   }
-  if spec.secret:
-    container['env'] = [
-        {'name': name, 'valueFrom': {'secretKeyRef': _secret(reference)}}
-        for name, reference in spec.secret.items()
-    ]
+  env: list[dict[str, Any]] = [
+      {'name': name, 'valueFrom': {'secretKeyRef': _secret(reference)}}
+      for name, reference in spec.secret.items()
+  ]
+  if spec.gpu:
+    env.append({'name': 'LD_LIBRARY_PATH', 'value': _GPU_DRIVER})
+  if env:
+    container['env'] = env
   return container
 
 
@@ -295,7 +300,13 @@ def _volumes(spec: spec_lib.JobSpec) -> list[dict[str, Any]]:
       volume['persistentVolumeClaim'] = {'claimName': rest}
     elif source.startswith('gs://') and len(source) > len('gs://'):
       bucket, _, folder = source.removeprefix('gs://').partition('/')
-      options = ['implicit-dirs', *([f'only-dir={folder}'] if folder else [])]
+      options = [
+          'implicit-dirs',
+          # A checkpoint is done when its folder has been renamed; the most
+          # files of one that may be, where the default is none.
+          'rename-dir-limit=200000',
+          *([f'only-dir={folder}'] if folder else []),
+      ]
       volume['csi'] = {
           'driver': 'gcsfuse.csi.storage.gke.io',
           'volumeAttributes': {

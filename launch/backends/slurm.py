@@ -27,9 +27,7 @@ class Slurm(backend.Backend):
       raise spec_lib.error(spec, 'code', 'must be given to render')
     folder = plan_lib.JOBS / spec.name
     tasks = spec.processes_per_node or spec.gpus_per_node or 1
-    distributed = {}
-    if spec.nodes * tasks > 1:
-      distributed = {'JAX_COORDINATOR_ADDRESS': 'auto'}
+    distributed = _distributed(spec, tasks)
     argv = (
         'sbatch',
         '--parsable',
@@ -135,6 +133,32 @@ class Slurm(backend.Backend):
             argv=('scancel', '--signal=TERM', handle),
         ),
     ]
+
+
+def _distributed(spec: spec_lib.JobSpec, tasks: int) -> dict[str, str]:
+  """How the processes meet, and which GPUs each of them has.
+
+  On SLURM each process takes one GPU, that of its number on the node, unless
+  it is told otherwise: the others would idle.
+  """
+  gpus = spec.gpus_per_node
+  if gpus and tasks not in (1, gpus):
+    raise spec_lib.error(
+        spec, 'processes_per_node', f'must be 1, for all {gpus} GPUs of a '
+        f'node, or {gpus}, one for each of --gpus_per_node'
+    )
+  if spec.nodes * tasks == 1:
+    return {}
+  for flag in spec.slurm_args:
+    if not gpus and re.match(r'--gres=(.*,)?gpu|--gpus|-G', flag):
+      raise spec_lib.error(
+          spec, 'slurm_args', f'{flag}: give --gpus_per_node too; it tells '
+          'each process which GPUs are its own'
+      )
+  met = {'JAX_COORDINATOR_ADDRESS': 'auto'}
+  if tasks < gpus:
+    met['JAX_LOCAL_DEVICE_IDS'] = ','.join(map(str, range(gpus)))
+  return met
 
 
 def _address(host: str) -> str:

@@ -1,6 +1,7 @@
 """Cloud TPU VMs by a queued resource, made anew when they are taken away."""
 
 from collections.abc import Callable
+import dataclasses
 import json
 import re
 import shutil
@@ -20,7 +21,23 @@ _QUEUE = ('gcloud', 'compute', 'tpus', 'queued-resources')
 # Beside the states that Google's API has.
 _ABSENT = 'not there'
 _UNKNOWN = 'unknown'
+_ENDED = 'ended'
 _MAX_FAILURES = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _State:
+  """Of the queued resource, or of the job that its machines run.
+
+  Attributes:
+    name: One of Google's, or one of the above.
+    problem: What is wrong.
+    code: Of a job that has ended.
+  """
+
+  name: str
+  problem: str = ''
+  code: int = 0
 
 
 class TpuVm(backend.Backend):
@@ -75,19 +92,27 @@ class TpuVm(backend.Backend):
     )
 
   def submit(self, spec, plan, keep_handle: Callable[[str], None]) -> int:
-    if self._state(spec)[0] == _ABSENT:
+    if self._state(spec).name == _ABSENT:
       backend.ask(('gcloud', 'storage', 'rm', _url(spec, _EXIT)))
     shown = ''
     failures = 0
     while True:
-      state, problem = self._state(spec)
-      if state != shown:
-        print(f'launch: {spec.name}: {state} {problem}'.rstrip(), flush=True)
-        shown = state
-        if state not in (_ABSENT, _UNKNOWN):
+      state = self._state(spec)
+      if state.name != shown:
+        print(
+            f'launch: {spec.name}: {state.name} {state.problem}'.rstrip(),
+            flush=True,
+        )
+        shown = state.name
+        if state.name not in (_ABSENT, _UNKNOWN):
           keep_handle(spec.name)
-      failures = failures + 1 if state == _UNKNOWN else 0
+      failures = failures + 1 if state.name == _UNKNOWN else 0
       if failures > _MAX_FAILURES:
+        print(
+            'launch: not watched any more. It may cost money until: python -m '
+            f'launch stop {spec.name}; to watch it again: python -m launch '
+            f'resume {spec.name}'
+        )
         return 1
       code = self._act(spec, plan, state)
       if code is not None:
@@ -95,46 +120,52 @@ class TpuVm(backend.Backend):
       time.sleep(self.poll_secs)
 
   def _act(
-      self, spec: spec_lib.JobSpec, plan: plan_lib.Plan, state: str
+      self, spec: spec_lib.JobSpec, plan: plan_lib.Plan, state: _State
   ) -> int | None:
     """Does what the state asks for; returns an exit code when it is over."""
-    if state == _ABSENT:
+    if state.name == _ABSENT:
       code = backend.run(plan.steps[0].argv).returncode
       if not code:
         print(
             f'launch: it costs money until: python -m launch stop {spec.name}'
         )
       return code or None
-    if state == 'ACTIVE':
-      code = self._exit_code(spec)
-      if code is None:
-        return None
-      print(f'launch: {exit_codes.describe(code)}')
-      return self._delete(spec) or code
-    if state == 'SUSPENDED':
+    if state.name == _ENDED:
+      print(f'launch: {exit_codes.describe(state.code)}')
+      return self._delete(spec) or state.code
+    if state.name == 'SUSPENDED':
       # Taken away: it stays so, and only a new one gets machines.
       return self._delete(spec) or None
-    if state == 'FAILED':
+    if state.name == 'FAILED':
       self._delete(spec)
       return 1
     return None
 
-  def _state(self, spec: spec_lib.JobSpec) -> tuple[str, str]:
-    """Of the queued resource, and what is wrong with it."""
+  def _state(self, spec: spec_lib.JobSpec) -> _State:
     result = backend.ask(
         (*_QUEUE, 'describe', spec.name, *_place(spec), '--format=json')
     )
     if result.returncode:
       if 'NOT_FOUND' in result.stderr:
-        return _ABSENT, ''
-      return _UNKNOWN, result.stderr.strip() or 'gcloud is not installed'
+        return _State(name=_ABSENT)
+      return _unknown(result.stderr)
     state = json.loads(result.stdout)['state']
+    if state['state'] == 'ACTIVE':
+      return self._job_state(spec)
     failed = state.get('failedData', {}).get('error', {})
-    return state['state'], failed.get('message', '')
+    return _State(name=state['state'], problem=failed.get('message', ''))
 
-  def _exit_code(self, spec: spec_lib.JobSpec) -> int | None:
+  def _job_state(self, spec: spec_lib.JobSpec) -> _State:
+    """What its machines have written: nothing, as long as it runs."""
     result = backend.ask(('gcloud', 'storage', 'cat', _url(spec, _EXIT)))
-    return None if result.returncode else json.loads(result.stdout)['code']
+    if not result.returncode:
+      row = json.loads(result.stdout)
+      return _State(
+          name=_ENDED, problem=row.get('problem', ''), code=row['code']
+      )
+    if 'matched no objects' in result.stderr:
+      return _State(name='ACTIVE')
+    return _unknown(result.stderr)
 
   def _delete(self, spec: spec_lib.JobSpec) -> int:
     return backend.run(self.stop(spec, spec.name)[0].argv).returncode
@@ -186,6 +217,12 @@ class TpuVm(backend.Backend):
     return [plan_lib.Step(title='Delete the TPUs', argv=argv)]
 
 
+def _unknown(stderr: str) -> _State:
+  return _State(
+      name=_UNKNOWN, problem=stderr.strip() or 'gcloud is not installed'
+  )
+
+
 def _place(spec: spec_lib.JobSpec) -> tuple[str, ...]:
   project = (f'--project={spec.project}',) if spec.project else ()
   return (*project, f'--zone={spec.zone}')
@@ -214,6 +251,7 @@ def _host_job(spec: spec_lib.JobSpec, several: bool) -> dict[str, object]:
   secrets = {k: v.removeprefix('gcp:') for k, v in spec.secret.items()}
   return {
       'image': spec.image,
+      'exit_url': _url(spec, _EXIT),
       'grace_secs': spec.grace_secs,
       'volume': dict(spec.volume),
       'secret': secrets,

@@ -10,6 +10,7 @@ import pytest
 
 from launch import command
 from launch import entry
+from user_llm.runtime import starts
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -22,7 +23,7 @@ def _trainer(tmp_path):
   (package / '__init__.py').touch()
   (package / 'main.py').write_text('''
 import json, os, sys
-names = ('A', 'SECRET', 'JAX_PROCESS_ID')
+names = ('A', 'SECRET', 'JAX_PROCESS_ID', 'USER_LLM_STARTS_LINE')
 print(json.dumps([sys.argv[1:], {n: os.environ.get(n) for n in names}]))
 sys.exit(7)
 ''')
@@ -60,12 +61,10 @@ def test_becomes_the_trainer(trainer, tmp_path, is_packed):
   assert (environment['A'], environment['SECRET']) == (
       '1=2 3', 'canary-4711'
   )
+  assert json.loads(environment['USER_LLM_STARTS_LINE'])['step'] == 0
   assert 'launch: a, submission 1, rank 0, host' in result.stderr
   assert 'canary' not in result.stderr
-  for path in (tmp_path / 'w').rglob('*'):
-    assert path.is_dir() or b'canary' not in path.read_bytes(), path
-  (row,) = (tmp_path / 'w' / 'launch.jsonl').read_text().splitlines()
-  assert json.loads(row)['step'] == 0
+  assert not (tmp_path / 'w').exists()  # The trainer writes, when all have met.
 
 
 def test_a_secret_that_others_can_read(trainer, tmp_path):
@@ -84,8 +83,9 @@ def test_process_id_of_a_pod(trainer, tmp_path):
       trainer, _args(tmp_path / 'w', '--env=JAX_NUM_PROCESSES=4'),
       JOB_COMPLETION_INDEX='3',
   )
-  assert json.loads(result.stdout)[1]['JAX_PROCESS_ID'] == '3'
-  assert not (tmp_path / 'w').exists()  # Only the first one counts.
+  environment = json.loads(result.stdout)[1]
+  assert environment['JAX_PROCESS_ID'] == '3'
+  assert environment['USER_LLM_STARTS_LINE'] is None  # The first one counts.
 
 
 @pytest.mark.parametrize(
@@ -105,21 +105,30 @@ def test_first(environment, is_first):
   assert entry.is_first(environment) == is_first
 
 
+def _start(workdir, job='a', submission=1):
+  """A start whose processes meet, unless it is refused; whether it is not."""
+  line = entry.next_start(workdir, job, submission)
+  starts.note({
+      starts.FILE: str(workdir / entry.STARTS), starts.LINE: line or ''
+  })
+  return line is not None
+
+
 def test_no_progress(tmp_path, capsys):
   for _ in range(4):  # The first start and three restarts.
-    assert entry.count_start(tmp_path, 'a', 1)
-  assert not entry.count_start(tmp_path, 'a', 1)
+    assert _start(tmp_path)
+  assert not _start(tmp_path)
   assert 'python -m launch resume a' in capsys.readouterr().err
   # Another job, or the same one submitted again, starts its count anew.
-  assert entry.count_start(tmp_path, 'b', 1)
-  assert entry.count_start(tmp_path, 'a', 2)
+  assert _start(tmp_path, job='b')
+  assert _start(tmp_path, submission=2)
 
 
 def test_progress_starts_the_count_anew(tmp_path):
   for step in range(10):
     (tmp_path / 'checkpoints' / str(step)).mkdir(parents=True)
     for _ in range(3):
-      assert entry.count_start(tmp_path, 'a', 1)
+      assert _start(tmp_path)
 
 
 def test_newest_step(tmp_path):

@@ -25,9 +25,16 @@ def save():
   (folder / 'state').write_text(json.dumps(state))
 verb = next(w for w in argv if w in ('create', 'describe', 'delete', 'cat', 'rm'))
 if verb == 'cat':
+  if state['broken_bucket']:
+    state['broken_bucket'] -= 1
+    save()
+    sys.exit('ERROR: (gcloud.storage.cat) HTTPError 403: no access to b')
   if state['exit'] is None or state['now'] != ['ACTIVE']:
-    sys.exit('ERROR: The following URLs matched no objects or files')
-  print(json.dumps({{'code': state['exit'], 'rank': 0}}))
+    sys.exit(
+        'ERROR: (gcloud.storage.cat) The following URLs matched no objects or '
+        'files:\\n' + argv[-1]
+    )
+  print(json.dumps({{'code': state['exit'], **state['row']}}))
 elif verb == 'create':
   if state['now']:
     sys.exit('ERROR: ALREADY_EXISTS')
@@ -73,9 +80,12 @@ def _walk(tmp_path, monkeypatch):
   monkeypatch.setenv('PATH', f'{fake.parent}{os.pathsep}{os.environ["PATH"]}')
   monkeypatch.setattr(tpu_vm.TpuVm, 'poll_secs', 0.0)
 
-  def walk(*lives, now=(), exit_code=0, broken=0):
+  def walk(
+      *lives, now=(), exit_code=0, broken=0, broken_bucket=0, row={'rank': 0}
+  ):
     state = {
-        'lives': lives, 'now': now, 'exit': exit_code, 'broken': broken
+        'lives': lives, 'now': now, 'exit': exit_code, 'broken': broken,
+        'broken_bucket': broken_bucket, 'row': row,
     }
     (tmp_path / 'state').write_text(json.dumps(state))
     spec = _spec()
@@ -97,7 +107,7 @@ def test_waits_runs_and_deletes(walk, capsys):
   assert code == 0
   assert verbs == ['rm', 'create', 'delete']
   out = capsys.readouterr().out
-  assert out.index('WAITING_FOR_RESOURCES') < out.index('ACTIVE')
+  assert out.index('WAITING_FOR_RESOURCES') < out.index('ended')
   assert 'it costs money until: python -m launch stop job' in out
 
 
@@ -136,6 +146,26 @@ def test_gcloud_fails_for_good(walk, capsys):
   assert 'HTTP 503' in capsys.readouterr().out
 
 
+def test_the_bucket_fails_for_a_while(walk):
+  assert walk(['ACTIVE'], broken_bucket=4) == (0, ['rm', 'create', 'delete'])
+
+
+def test_the_bucket_fails_for_good(walk, capsys):
+  """What cannot be read is not taken for a job that runs."""
+  assert walk(['ACTIVE'], broken_bucket=99) == (1, ['rm', 'create'])
+  out = capsys.readouterr().out
+  assert 'unknown ERROR: (gcloud.storage.cat) HTTPError 403' in out
+  assert 'may cost money until: python -m launch stop job' in out
+
+
+def test_a_host_that_could_not_start(walk, capsys):
+  row = {'problem': 'host-3: docker pull failed.'}
+  assert walk(['ACTIVE'], exit_code=1, row=row) == (
+      1, ['rm', 'create', 'delete']
+  )
+  assert 'job: ended host-3: docker pull failed.' in capsys.readouterr().out
+
+
 def test_a_create_that_is_refused(walk):
   assert walk() == (1, ['rm', 'create'])  # No life is left: the fake fails.
 
@@ -162,12 +192,19 @@ def test_docker_runs_what_the_plan_says():
   assert url == 'gs://b/runs/a/logs/job/rank-0003.log'
 
 
-def test_a_host_mounts_and_starts(tmp_path, monkeypatch):
-  commands = tmp_path / 'commands'
+@pytest.fixture(name='host')
+def _host(tmp_path, monkeypatch):
+  """A TPU VM: its commands are noted, and fail by `fails`; then its mount."""
   for name in ('gcloud', 'gcsfuse', 'docker'):
     path = tmp_path / name
-    path.write_text(f'#!/bin/sh\necho {name} "$@" >> {commands}\necho canary\n')
+    path.write_text(f'''#!/bin/sh
+echo {name} "$@" >> {tmp_path}/commands
+case "{name} $*" in *storage*) cat "$3" >> {tmp_path}/exit.json;; esac
+if grep -qx "{name} $1" {tmp_path}/fails; then exit 1; fi
+echo canary
+''')
     path.chmod(0o755)
+  (tmp_path / 'fails').touch()
   mount = f'{tmp_path}/runs'
   spec = _spec(
       volume={mount: 'gs://b/runs/x'}, workdir=f'{mount}/a',
@@ -177,23 +214,54 @@ def test_a_host_mounts_and_starts(tmp_path, monkeypatch):
       'user-llm-job': tpu_vm.TpuVm().render(spec).files['host.json'],
       'agent-worker-number': '1',
   }
-  started = []
   monkeypatch.setattr(
       tpu_host, '_metadata', lambda name, default=None: metadata.get(name, default)
   )
-  monkeypatch.setattr(os, 'execvpe', lambda *args: started.append(args))
+  monkeypatch.setattr(tpu_host, '_WAITS_SECS', (0,))
   monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
+  return mount
+
+
+def test_a_host_mounts_and_starts(host, tmp_path, monkeypatch):
+  started = []
+  monkeypatch.setattr(os, 'execvpe', lambda *args: started.append(args))
   tpu_host.main()
-  assert commands.read_text().splitlines() == [
-      f'gcsfuse --implicit-dirs --only-dir=runs/x b {mount}',
+  assert (tmp_path / 'commands').read_text().splitlines() == [
+      'gcsfuse --implicit-dirs --rename-dir-limit=200000 --only-dir=runs/x b '
+      + host,
       'gcloud secrets versions access latest --secret=hf',
       'gcloud auth configure-docker eu-docker.pkg.dev --quiet',
+      f'docker pull --quiet {_spec().image}',
       'docker rm --force user-llm',
   ]
   ((program, argv, environment),) = started
   assert program == 'docker'
   assert environment['HF'] == 'canary'
   assert 'canary' not in str(argv)
+  assert not (tmp_path / 'exit.json').exists()
+
+
+@pytest.mark.parametrize(
+    ('command', 'problem'),
+    [
+        ('docker pull', 'docker pull --quiet failed with exit code 1.'),
+        ('gcloud secrets', 'gcloud secrets versions failed with exit code 1.'),
+        ('gcsfuse --implicit-dirs', 'failed with exit code 1.'),
+    ],
+)
+@pytest.mark.usefixtures('host')
+def test_a_host_that_cannot_start_says_so(tmp_path, command, problem):
+  (tmp_path / 'fails').write_text(f'{command}\n')
+  with pytest.raises(SystemExit):
+    tpu_host.main()
+  last = (tmp_path / 'commands').read_text().splitlines()[-1]
+  # Where the watcher looks.
+  assert last.startswith('gcloud storage cp /')
+  assert last.endswith(' gs://b/runs/x/a/exit.json')
+  row = json.loads((tmp_path / 'exit.json').read_text())
+  assert row['code'] == 1
+  assert row['problem'].endswith(problem)
+  assert (tmp_path / 'commands').read_text().count(command) == 2  # Tried again.
 
 
 def test_a_host_needs_no_new_python():
@@ -226,9 +294,11 @@ def test_gcloud_takes_the_commands(tmp_path, monkeypatch, fields):
       *place.logs(spec, '', 0, False),
   ]
   commands = [step.argv for step in steps]
-  commands.append(
-      ('gcloud', 'storage', 'rm', 'gs://b/runs/a/exit.json')
-  )
+  url = 'gs://b/runs/a/exit.json'
+  commands += [
+      ('gcloud', 'storage', 'rm', url),
+      ('gcloud', 'storage', 'cp', __file__, url),
+  ]
   for argv in commands:
     result = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert result.returncode == 1, f'{argv}\n{result.stderr}'

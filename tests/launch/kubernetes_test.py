@@ -77,6 +77,7 @@ _JOBS = {
     'one host': {'tpu': 'v6e-4'},
     'gpu': _GPU,
     'half a machine': {'gpu': 'h100-80gb-8', 'gpus_per_node': 4},
+    'gpu and secret': {**_GPU, 'secret': {'A': 'k8s:a/b'}},
     'secret': {**_TPU, 'secret': {'A': 'k8s:a/b', 'B': 'k8s:a/c'}},
     'bucket': {**_TPU, 'volume': {'/w': 'gs://b/x', '/d': 'pvc:d'}},
 }
@@ -137,8 +138,13 @@ def test_meaning(job):
   assert '@sha256:' in container['image']
   assert container['command'][0] == 'python'
   assert not container['securityContext'].get('privileged')
-  for variable in container.get('env', ()):
-    assert 'value' not in variable
+  literals = {
+      variable['name']: variable['value']
+      for variable in container.get('env', ()) if 'value' in variable
+  }
+  assert literals == (
+      {'LD_LIBRARY_PATH': '/usr/local/nvidia/lib64'} if spec.gpu else {}
+  )
   mounts = {mount['name'] for mount in container['volumeMounts']}
   assert mounts == {volume['name'] for volume in pod['volumes']}
 

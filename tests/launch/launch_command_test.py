@@ -195,3 +195,8 @@ time.sleep(60)
   finally:
     if first.poll() is None:
       first.send_signal(signal.SIGKILL)
+
+
+def test_a_sweep_is_submitted_nowhere(capsys):
+  assert launch_main.main(['sweep', 'rates.toml', '--on', 'slurm']) == 2
+  assert '--on=slurm: a sweep submits nothing' in capsys.readouterr().err

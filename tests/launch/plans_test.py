@@ -130,6 +130,22 @@ def test_the_plan_for_reading_is_the_command(place):
   assert shown.split('\0')[:-1] == list(step.argv)
 
 
+@pytest.mark.parametrize(
+    ('fields', 'ids'),
+    [
+        ({'nodes': 2, 'gpus_per_node': 4, 'processes_per_node': 1}, '0,1,2,3'),
+        ({'nodes': 2, 'gpus_per_node': 4}, None),  # One each, as JAX has it.
+        ({'nodes': 2, 'gpus_per_node': 1}, None),
+        # Alone it takes all that it sees.
+        ({'gpus_per_node': 4, 'processes_per_node': 1}, None),
+        ({'nodes': 2, 'processes_per_node': 2}, None),
+    ],
+)
+def test_every_gpu_of_a_slurm_node_has_a_process(fields, ids):
+  args, _ = entry._parse(_entry_args(_spec('slurm', **fields)))
+  assert entry._pairs(args.env).get('JAX_LOCAL_DEVICE_IDS') == ids
+
+
 @pytest.mark.parametrize('place', _PLACES)
 def test_equal_jobs_are_equal_bytes(place):
   first = _spec(place, env={'A': '1', 'B': '2'}, gin={'C': '3', 'D': '4'})
@@ -162,7 +178,10 @@ def test_the_guide_names_flags_that_exist():
       *spec_lib.fields(), 'dry_run', 'follow', 'new', 'rank', 'out',
       'retry_failed', 'sampler',
   }
-  elsewhere = {'build-arg', 'gin'}
+  elsewhere = {
+      'build-arg', 'gin', 'enable-hierarchical-namespace',
+      'uniform-bucket-level-access',
+  }
   named = set(re.findall(r'--([a-z][a-z_-]*)', text))
   assert named - known <= elsewhere
 
@@ -192,6 +211,18 @@ def test_no_secret_in_any_plan(tmp_path, monkeypatch):
         ('local', {'secret': {'T': 'k8s:a/b'}}, 'it must be file:PATH'),
         ('gke', {'secret': {'T': 'file:/x'}}, 'it must be k8s:SECRET/KEY'),
         ('slurm', {'time': 'two hours'}, '[DAYS-]HOURS:MINUTES:SECONDS'),
+        (
+            'slurm', {'gpus_per_node': 8, 'processes_per_node': 4},
+            '--processes_per_node=4: must be 1, for all 8 GPUs of a node, or 8',
+        ),
+        (
+            'slurm', {'gpus_per_node': 2, 'processes_per_node': 4},
+            '--processes_per_node=4: must be 1',
+        ),
+        (
+            'slurm', {'nodes': 2, 'slurm_args': ('--gres=gpu:a100:4',)},
+            '--gres=gpu:a100:4: give --gpus_per_node too',
+        ),
         ('gke', {'image': 'user-llm:latest'}, 'must be REPOSITORY@sha256:'),
         ('gke', {'workdir': '/other'}, 'must be in a --volume'),
         ('tpu-vm', {'workdir': 'gs://w/a'}, 'must be in a --volume'),

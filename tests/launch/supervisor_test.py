@@ -1,8 +1,10 @@
 """Tests of the supervisor, with ranks that are a few lines of Python."""
 
+import ctypes
 import json
 import os
 import pathlib
+import select
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _DRIVER = '''
 import pathlib, sys
 from launch import supervisor
-folder, processes, code, first_rank = sys.argv[1:]
+folder, processes, code, first_rank, same_secs = sys.argv[1:]
 sys.exit(supervisor.Supervisor(
     command=[sys.executable, '-c', code, folder],
     processes=int(processes),
@@ -23,6 +25,8 @@ sys.exit(supervisor.Supervisor(
     grace_secs=20,
     pause_secs=0.1,
     exit_file=pathlib.Path(folder) / 'exit.json',
+    same_secs=float(same_secs),
+    upload_secs=0.1,
 ).run())
 '''
 _RANK = '''
@@ -46,11 +50,11 @@ def until_told(code):
 def _start(tmp_path):
   running = []
 
-  def start(code, processes=2, first_rank=0):
+  def start(code, processes=2, first_rank=0, same_secs=60):
     running.append(subprocess.Popen(
         [
             sys.executable, '-c', _DRIVER, str(tmp_path), str(processes),
-            _RANK + code, str(first_rank),
+            _RANK + code, str(first_rank), str(same_secs),
         ],
         cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, 'PYTHONPATH': str(_ROOT)},
@@ -80,6 +84,25 @@ def test_done(start, tmp_path):
   assert (logs / 'rank-0001.log').read_text() == 'rank 1 start 1 2\n'
   assert 'exit code 0: done' in error
   assert json.loads((tmp_path / 'exit.json').read_text())['code'] == 0
+
+
+def test_logs_are_closed_while_the_ranks_write(start, tmp_path):
+  """gcsfuse uploads at a close: a run of weeks must not wait for its end."""
+  in_close_write = 8
+  libc = ctypes.CDLL(None)
+  events = libc.inotify_init()
+  (tmp_path / 'logs').mkdir()
+  folder = os.fsencode(tmp_path / 'logs')
+  assert libc.inotify_add_watch(events, folder, in_close_write) > 0
+  process = start('until_told(42)')
+  found = b''
+  for rank in (0, 1):  # Once at the start of each, and again.
+    while found.count(b'rank-000%d.log' % rank) < 3:
+      assert select.select([events], [], [], 20)[0], 'They are left open.'
+      found += os.read(events, 4096)
+  os.close(events)
+  process.send_signal(signal.SIGTERM)
+  assert _end(process)[0] in (42, 143)
 
 
 def test_one_process_is_told_of_no_others(start):
@@ -136,7 +159,7 @@ def test_the_second_signal_kills(start, tmp_path):
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 (folder / f'ready-{rank}').touch()
 wait()
-''')
+''', same_secs=0.2)
   while not all((tmp_path / f'ready-{r}').exists() for r in range(2)):
     time.sleep(0.05)
   process.send_signal(signal.SIGTERM)
@@ -144,6 +167,26 @@ wait()
   assert process.poll() is None
   process.send_signal(signal.SIGTERM)
   assert _end(process)[0] == 137
+
+
+def test_the_same_signal_twice_lets_them_save(start, tmp_path):
+  process = start('''
+def save(*unused):
+  (folder / f'saving-{rank}').touch()
+  while not (folder / 'signalled').exists():
+    time.sleep(0.05)
+  time.sleep(0.3)
+  os._exit(42)
+signal.signal(signal.SIGTERM, save)
+(folder / f'ready-{rank}').touch()
+wait()
+''')
+  for mark in ('ready', 'saving'):
+    while not all((tmp_path / f'{mark}-{r}').exists() for r in range(2)):
+      time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+  (tmp_path / 'signalled').touch()
+  assert _end(process)[0] == 42
 
 
 def test_another_host_has_ended_it(start, tmp_path):
