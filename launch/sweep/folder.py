@@ -4,7 +4,7 @@
   base.gin               the gin files alone, as they were at the start
   results.csv, results.md, best.gin
   trials/<8 hex>/        trial.json, config.gin, lease-<n>, attempts.jsonl,
-                         trial.log, run/ (the workdir), result.json
+                         pid-<n>, trial.log, run/ (the workdir), result.json
 """
 
 from collections.abc import Mapping, Sequence
