@@ -8,6 +8,7 @@ PREEMPTED = 42
 HUNG = 43
 NOT_FINITE = 44
 NO_PROGRESS = 45
+IN_USE = 46
 # A job that saves nothing new is restarted this often.
 MAX_RESTARTS_WITHOUT_PROGRESS = 3
 
@@ -21,6 +22,7 @@ _MEANINGS = {
     NO_PROGRESS: (
         f'no new checkpoint in {MAX_RESTARTS_WITHOUT_PROGRESS} restarts'
     ),
+    IN_USE: 'another process trains in the workdir; see the message',
 }
 
 
@@ -29,7 +31,7 @@ def is_retried(code: int) -> bool:
 
   From 128 on it was ended by a signal: the machine's fault, or memory.
   """
-  return code in (PREEMPTED, HUNG) or code >= 128
+  return code in (PREEMPTED, HUNG, IN_USE) or code >= 128
 
 
 RETRIED = tuple(code for code in range(1, 256) if is_retried(code))

@@ -26,10 +26,10 @@ def is_alone() -> bool:
 
 
 def signal_group(pid: int, number: int) -> None:
-  """To a process that leads a group, and all of that."""
+  """To a process that leads a group, and all of that, if it is ours."""
   try:
     os.killpg(pid, number)
-  except ProcessLookupError:
+  except (ProcessLookupError, PermissionError):
     pass
 
 

@@ -26,7 +26,6 @@ from launch import exit_codes
 _POLL_SECS = 0.1
 # How long other ranks may take to fail of the same mistake by themselves.
 _SAME_MISTAKE_SECS = 2.0
-_MAX_PAUSE_SECS = 60.0
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -41,6 +40,8 @@ class Supervisor:
     environment: Of each rank.
     grace_secs: From the first signal to SIGKILL.
     pause_secs: Before the first restart; it doubles.
+    max_pause_secs: The longest; it is the first where another process has the
+      workdir, which may take long to save and end.
     exit_file: Where machines of one job tell each other that it is over.
     same_secs: Signals so soon after the first one are the same one, from a
       queue and from a parent that passes it on.
@@ -54,6 +55,7 @@ class Supervisor:
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
   grace_secs: float = 120.0
   pause_secs: float = 1.0
+  max_pause_secs: float = 60.0
   exit_file: pathlib.Path | None = None
   same_secs: float = 5.0
   upload_secs: float = 30.0
@@ -79,9 +81,11 @@ class Supervisor:
       if told is not None:
         self._say(f'another host ended with {exit_codes.describe(told)}')
         return told
+      if code == exit_codes.IN_USE:
+        pause_secs = self.max_pause_secs
       self._say(f'restart in {pause_secs:.0f} s')
       self._sleep(pause_secs)
-      pause_secs = min(2 * pause_secs, _MAX_PAUSE_SECS)
+      pause_secs = min(2 * pause_secs, self.max_pause_secs)
       if self._num_signals:
         return code
 

@@ -7,13 +7,16 @@ told to save and end, and then killed.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
+import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 from launch import entry
 from launch import exit_codes
@@ -23,9 +26,11 @@ from launch.sweep import lease as lease_lib
 ATTEMPTS = 'attempts.jsonl'
 LOG = 'trial.log'
 RUN = 'run'
+EXITED, LOST, STOPPED, IN_USE = 'exit', 'lost', 'stopped', 'in use'
 # The trainer's process, while there is one.
-_PID = 'pid'
+_PID = 'pid-'
 _POLL_SECS = 0.05
+_KILL_SECS = 20.0
 _LOG_LINES = 20
 
 
@@ -41,25 +46,29 @@ def main(argv: Sequence[str] | None = None) -> int:
   guard.ignore_signals()
   trial = args.lease.parent
   start_secs = time.monotonic()
+  command = argv[end + 1 :]
   with (trial / LOG).open('ab') as log:
     log_start = log.tell()
     process = subprocess.Popen(
-        argv[end + 1 :],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-  (trial / _PID).write_text(str(process.pid), encoding='utf-8')
+  pid_path = trial / f'{_PID}{lease_lib.number(args.lease):04d}'
+  row = {'host': socket.gethostname(), 'pid': process.pid, 'command': command}
+  pid_path.write_text(json.dumps(row), encoding='utf-8')
   is_stopped = _wait(process, args)
-  (trial / _PID).unlink(missing_ok=True)
+  pid_path.unlink(missing_ok=True)
   code = exit_codes.of_process(process.returncode)
+  ended = IN_USE if code == exit_codes.IN_USE else EXITED
   with (trial / LOG).open('rb') as log:
     log.seek(log_start)
     lines = log.read().decode(errors='replace').splitlines()
   add_row(
       args.lease,
-      ended='stopped' if is_stopped else 'exit',
+      ended=STOPPED if is_stopped else ended,
       code=code,
       secs=round(time.monotonic() - start_secs, 2),
       log=lines[-_LOG_LINES:] if code else [],
@@ -93,12 +102,29 @@ def _wait(process: subprocess.Popen, args: argparse.Namespace) -> bool:
   return kill_at < float('inf')
 
 
-def kill_trainer(trial: pathlib.Path) -> None:
-  """Of an attempt that was itself killed a moment ago, on this machine."""
-  path = trial / _PID
-  if path.is_file():
-    guard.signal_group(int(path.read_text(encoding='utf-8')), signal.SIGKILL)
-    path.unlink()
+def kill_trainers(trial: pathlib.Path) -> None:
+  """Kills those that lost attempts on this machine have left behind."""
+  for path in trial.glob(f'{_PID}*'):
+    try:
+      row = json.loads(path.read_text(encoding='utf-8'))
+    except json.JSONDecodeError:
+      continue  # Its attempt was killed as it wrote this.
+    if row['host'] != socket.gethostname():
+      continue
+    end = time.monotonic() + _KILL_SECS
+    while _is_running(row) and time.monotonic() < end:
+      guard.signal_group(row['pid'], signal.SIGKILL)
+      time.sleep(_POLL_SECS)  # The next trainer needs its lock and memory.
+    path.unlink(missing_ok=True)
+
+
+def _is_running(row: Mapping[str, Any]) -> bool:
+  """Whether the process is that trainer still: numbers are used again."""
+  try:
+    found = pathlib.Path(f'/proc/{row["pid"]}/cmdline').read_bytes()
+  except OSError:
+    return False
+  return os.fsdecode(found).split('\0')[:-1] == row['command']
 
 
 def rows(trial: pathlib.Path) -> list[dict]:

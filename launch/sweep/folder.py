@@ -4,7 +4,7 @@
   base.gin               the gin files alone, as they were at the start
   results.csv, results.md, best.gin
   trials/<8 hex>/        trial.json, config.gin, lease-<n>, attempts.jsonl,
-                         trial.log, run/ (the workdir), result.json
+                         pid-<n>, trial.log, run/ (the workdir), result.json
 """
 
 from collections.abc import Mapping, Sequence
@@ -121,6 +121,8 @@ def prepare(
     ValueError: the folder has trials of other gin files.
   """
   check_base(folder, spec, base.config)
+  folder.mkdir(parents=True, exist_ok=True)
+  write(folder / _BASE, base.config)  # First: no trial is ever without it.
   names = [expand.trial_id(v.values, base.values) for v in variants]
   varying = expand.varying([v.values for v in variants], spec.macros)
   for name, variant in zip(names, variants):
@@ -137,7 +139,6 @@ def prepare(
         'base': hashlib.sha256(base.config.encode()).hexdigest(),
     }
     write(path / _TRIAL, json.dumps(trial, indent=1) + '\n')
-  write(folder / _BASE, base.config)
   plan = {
       'name': spec.name,
       'objective': dataclasses.asdict(spec.objective),
@@ -164,6 +165,12 @@ def check(
   """
   path = folder / _CHECKS
   known = json.loads(path.read_text()) if path.is_file() else {}
+  prepared = _prepared(folder)
+  known = {
+      key: values
+      for key, values in known.items()
+      if tuple(check_lib.overrides(values)) in prepared
+  }
   keys = [json.dumps(check_lib.overrides(variant)) for variant in variants]
   new = [v for key, v in zip(keys, variants) if key not in known]
   base, checked = checker(spec.base, new)
@@ -180,6 +187,18 @@ def check(
   folder.mkdir(parents=True, exist_ok=True)
   write(path, json.dumps({**known, **values}) + '\n')
   return base, rows
+
+
+def _prepared(folder: pathlib.Path) -> set[tuple[str, ...]]:
+  """The overrides of each trial whose config is there.
+
+  One that was checked has none if its worker was killed before `prepare`.
+  """
+  return {
+      tuple(json.loads(path.read_text(encoding='utf-8'))['overrides'])
+      for path in folder.glob(f'trials/*/{_TRIAL}')
+      if (path.parent / _CONFIG).is_file()
+  }
 
 
 def load(folder: pathlib.Path) -> Plan:

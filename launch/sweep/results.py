@@ -11,6 +11,7 @@ from typing import Any
 
 from launch.sweep import folder as folder_lib
 from launch.sweep import lease as lease_lib
+from launch.sweep import protocol
 from launch.sweep import spec as spec_lib
 
 MARKDOWN = 'results.md'
@@ -150,6 +151,8 @@ def _markdown(plan: folder_lib.Plan, points: Sequence[Point]) -> str:
         duration(point.secs),
         ' '.join(trial.name for trial in point.trials),
     ]))
+  for text in protocol.lines(plan):
+    lines += ['', text]
   failures = [
       f'- {trial.name}: {result["reason"]}: {" ".join(result["log"][-1:])}'
       for point in points

@@ -19,6 +19,8 @@ from launch.sweep import spec as spec_lib
 
 # A command that fails so would fail so again.
 _FINAL = (exit_codes.USER_ERROR, exit_codes.NOT_FINITE)
+# Not if it was told to stop, or another trainer had the workdir.
+_FAILURES = (attempt.EXITED, attempt.LOST)
 
 Command = Callable[[folder_lib.Trial], Sequence[str]]
 
@@ -90,6 +92,7 @@ class Worker:
         self._wait(len(open_trials))
         continue
       self._is_waiting = False
+      attempt.kill_trainers(taken[0].path)
       _note_lost(*taken)
       self._do(plan, *taken)
       results.write(self.folder, plan)
@@ -128,7 +131,15 @@ class Worker:
       result = _result(plan, trial, rows)
       if result is not None:
         trial.write_result(**result)
-      lease_lib.release(lease)
+      if rows[-1]['ended'] != attempt.IN_USE:
+        lease_lib.release(lease)
+        return
+      # Else nobody takes it before the lease has run out: that is the wait.
+      print(
+          f'{trial.name} is tried again in {self.lease_secs:.0f} s: '
+          + '\n'.join(rows[-1]['log'][-1:]),
+          flush=True,
+      )
 
   def _try(self, trial: folder_lib.Trial, lease: pathlib.Path) -> None:
     self._attempt = subprocess.Popen(
@@ -145,9 +156,11 @@ class Worker:
     self._attempt.stdin.close()
     self._attempt = None
     if lease_lib.number(lease) not in _told(trial):
-      attempt.kill_trainer(trial.path)
+      attempt.kill_trainers(trial.path)
       log = ['the attempt could not be started, or was killed; see above']
-      attempt.add_row(lease, ended='lost', code=code or 1, secs=0.0, log=log)
+      attempt.add_row(
+          lease, ended=attempt.LOST, code=code or 1, secs=0.0, log=log
+      )
 
   def _wait(self, num_open: int) -> None:
     if not self._is_waiting:
@@ -170,7 +183,7 @@ def _note_lost(trial: folder_lib.Trial, lease: pathlib.Path) -> None:
       started = _started(old)
       secs = old.stat().st_mtime - started
       attempt.add_row(
-          old, ended='lost', code=128 + signal.SIGKILL,
+          old, ended=attempt.LOST, code=128 + signal.SIGKILL,
           secs=round(max(secs, 0.0), 2),
           log=['its worker, or the machine, went away'],
       )
@@ -206,10 +219,11 @@ def _result(
   }
   if last['code'] == exit_codes.NOT_FINITE:
     return {'status': folder_lib.DIVERGED, **common, **reason}
+  if last['ended'] not in _FAILURES:
+    return None
   # What has saved something new since may go on as often as it likes.
   in_vain = sum(
-      row['step'] == last['step'] and row['ended'] in ('exit', 'lost')
-      for row in rows
+      row['step'] == last['step'] and row['ended'] in _FAILURES for row in rows
   )
   if last['code'] in _FINAL or in_vain > plan.retries:
     _tell(trial, last)

@@ -24,6 +24,7 @@ sys.exit(supervisor.Supervisor(
     first_rank=int(first_rank),
     grace_secs=20,
     pause_secs=0.1,
+    max_pause_secs=1.2,
     exit_file=pathlib.Path(folder) / 'exit.json',
     same_secs=float(same_secs),
     upload_secs=0.1,
@@ -114,6 +115,15 @@ def test_a_preempted_rank_starts_all_again(start, tmp_path):
   assert code == 0
   assert out == 'rank 0 start 1 2\nrank 0 start 2 2\n'
   assert _starts(tmp_path, 0) == _starts(tmp_path, 1) == 2
+
+
+def test_a_workdir_in_use_is_tried_again_later(start, tmp_path):
+  code, _, error = _end(
+      start('sys.exit({1: 46, 2: 45}[start])', processes=1)
+  )
+  assert code == 45 and _starts(tmp_path) == 2
+  assert 'exit code 46: another process trains in the workdir' in error
+  assert 'restart in 1 s' in error  # The longest pause; the first is 0.1 s.
 
 
 def test_a_killed_rank_takes_the_others_with_it(start, tmp_path):

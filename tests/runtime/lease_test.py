@@ -42,13 +42,17 @@ def test_a_second_one_is_refused(holder, tmp_path):
   assert workdir.is_dir()  # It is not ours to remove.
 
 
-def test_a_second_trainer_ends_with_2(holder, tmp_path, capsys):
+def test_a_second_trainer_ends_with_46(holder, tmp_path, capsys):
   """Before anything is loaded: even the gin file is not looked at."""
   workdir = tmp_path / 'run'
   assert main_lib.main(
       ['train', f'--workdir={workdir}', '--gin_file=no_such_file.gin']
-  ) == 2
-  assert f'process {holder.pid}' in capsys.readouterr().err
+  ) == lease.EXIT_CODE == 46
+  error = capsys.readouterr().err
+  assert error.startswith(
+      f'error: --workdir={workdir} is in use by process {holder.pid} on '
+  )
+  assert error.count('\n') == 1
   assert [p.name for p in workdir.iterdir()] == [lease.LOCK_FILE]
 
 

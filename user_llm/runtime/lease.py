@@ -15,6 +15,12 @@ import socket
 from typing import IO
 
 LOCK_FILE = '.lock'
+# Of a process whose workdir another one has: later it may be free.
+EXIT_CODE = 46
+
+
+class InUseError(ValueError):
+  """Another process trains in the workdir."""
 
 
 @contextlib.contextmanager
@@ -22,7 +28,7 @@ def exclusive(workdir: pathlib.Path) -> Iterator[None]:
   """Holds a workdir, which is made if need be; what is left empty goes again.
 
   Raises:
-    ValueError: another process holds it: the message says which.
+    InUseError: another process holds it: the message says which.
     OSError: nothing can be written there.
   """
   made = [p for p in (workdir, *workdir.parents) if not p.exists()]
@@ -30,7 +36,7 @@ def exclusive(workdir: pathlib.Path) -> Iterator[None]:
   path = workdir / LOCK_FILE
   file = _locked(path)
   if file is None:
-    raise ValueError(
+    raise InUseError(
         f'--workdir={workdir} is in use by {_holder(path)}: wait for it, stop '
         'it, or give another --workdir.'
     )

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+import time
 
 from launch.sweep import check
 from launch.sweep import expand
@@ -78,3 +79,10 @@ def attempts(trial):
   if not path.exists():
     return []
   return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def until(condition, secs=20.0):
+  end = time.monotonic() + secs
+  while not condition():
+    assert time.monotonic() < end
+    time.sleep(0.005)

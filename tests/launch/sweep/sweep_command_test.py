@@ -1,12 +1,15 @@
 """Tests of the command: what it shows, refuses and goes on with."""
 
+import dataclasses
 import functools
 import json
+import shutil
 
 import pytest
 
 from launch import __main__ as launch_main
 from launch.sweep import command
+from launch.sweep import folder as folder_lib
 import fake_sweep
 
 _TOML = f'''
@@ -122,6 +125,56 @@ def test_a_base_that_has_changed(sweep, tmp_path, capsys):
   assert '+WIDTH = 3' in error and '--out' in error
   assert before == {p: p.read_text() for p in out.rglob('*') if p.is_file()}
   assert sweep('FILE', f'--out={out}2', checker=checker) == 0
+
+
+class _Killed(BaseException):
+  pass
+
+
+@pytest.mark.parametrize('num_files', range(5))
+def test_killed_before_all_is_prepared(
+    sweep, tmp_path, monkeypatch, num_files
+):
+  """What is there by then is of one base, and what is missing is made."""
+  left = [None] * num_files
+  write = folder_lib.write
+
+  def write_or_die(path, text):
+    if not left:
+      raise _Killed
+    left.pop()
+    write(path, text)
+
+  def changed(gin_files, variants):
+    base, checked = fake_sweep.checker(gin_files, variants)
+    return dataclasses.replace(base, config='WIDTH = 3\n'), [
+        dataclasses.replace(row, config='WIDTH = 3\n' + row.config)
+        for row in checked
+    ]
+
+  toml = _TOML.replace('[1, 2]', '[1]').replace('[0, 1]', '[0]')
+  flags = ('FILE', f'--out={tmp_path / "out"}')
+  with monkeypatch.context() as patch:
+    patch.setattr(folder_lib, 'write', write_or_die)
+    with pytest.raises(_Killed):
+      sweep(*flags, toml=toml)
+  is_refused = sweep(*flags, toml=toml, checker=changed) == 2
+  assert is_refused == (tmp_path / 'out' / 'base.gin').read_text().startswith(
+      '# base'
+  )
+  checker = fake_sweep.checker if is_refused else changed
+  assert sweep(*flags, toml=toml, checker=checker) == 0
+  best = (tmp_path / 'out' / 'best.gin').read_text()
+  assert ('WIDTH' in best) == (not is_refused)
+
+
+def test_a_trial_that_was_deleted_is_made_again(sweep, tmp_path):
+  out = tmp_path / 'out'
+  assert sweep('FILE', f'--out={out}') == 0
+  best = (out / 'best.gin').read_text()
+  shutil.rmtree(out / 'trials')
+  assert sweep('FILE', f'--out={out}') == 0
+  assert (out / 'best.gin').read_text() == best
 
 
 def test_a_metric_that_never_appears(sweep, tmp_path, capsys):

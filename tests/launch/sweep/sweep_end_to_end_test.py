@@ -96,7 +96,10 @@ def test_two_rates_and_two_seeds(run, tmp_path):
     means[rate] = means.get(rate, 0.0) + recall / 2
     assert f'LEARNING_RATE = {rate}' in (folder / 'config.gin').read_text()
   best = max(means, key=means.get)
-  first_row = (out / 'results.md').read_text().splitlines()[6]
+  text = (out / 'results.md').read_text()
+  assert f'fingerprint {evaluation["split_fingerprint"]}, n = ' in text
+  assert 'seen items removed.' in text and 'NOT comparable' not in text
+  first_row = text.splitlines()[6]
   assert first_row.startswith(f'| {best} | **{means[best]:.4g}')
 
   assert run(*command).returncode == 0

@@ -1,11 +1,13 @@
 """Tests of the tables against numbers worked out by hand."""
 
 import csv
+import json
 import math
 
 import pytest
 
 from launch.sweep import folder as folder_lib
+from launch.sweep import protocol
 from launch.sweep import results
 import fake_sweep
 
@@ -112,6 +114,56 @@ def test_the_best_config(written):
   assert plan.trials[1].name in text
   lines = text.splitlines()
   assert all(line.startswith('#') for line in lines[:-1])
+
+
+def _evaluate(trial, split='validation', **changes):
+  suffix = '' if split == 'test' else f'-{split}'
+  path = trial.workdir / 'eval' / 't' / f'8{suffix}.json'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps({
+      'split': split, 'split_rule': 'leave_one_out', 'split_fingerprint': 'f1',
+      'num_examples': 6040, 'protocol': 'full ranking; ties count against',
+      'models': {'row': {'recall': {'mean': 0.1}}}, **changes,
+  }))
+
+
+def _below_the_table(folder, plan):
+  results.write(folder, plan)
+  text = (folder / 'results.md').read_text()
+  return text.split(' |\n\n')[-1].splitlines()
+
+
+def test_what_the_numbers_are_of(written):
+  folder, plan = written({(1, 0): 0.1, (2, 0): 0.2, (3, 0): None})
+  for trial in plan.trials[:2]:
+    _evaluate(trial)
+    _evaluate(trial, split='test', split_fingerprint='of the test')
+  assert _below_the_table(folder, plan) == [
+      'validation split, leave_one_out, fingerprint f1, n = 6,040.', '',
+      'Protocol: full ranking; ties count against',
+  ]
+  metric = f'{fake_sweep.METRIC}/unseen'
+  objective = fake_sweep.spec_lib.Objective(metric=metric, is_max=True)
+  unseen = folder_lib.Plan(**{**vars(plan), 'objective': objective})
+  _evaluate(
+      plan.trials[0], models={'row': {'recall/unseen': {'mean': 0.1}}}
+  )
+  assert protocol.lines(unseen)[0].endswith(', n = 6,040, seen items removed.')
+
+
+@pytest.mark.parametrize(
+    'change', [{'split_fingerprint': 'f2'}, {'num_examples': 6041}]
+)
+def test_other_examples_are_not_comparable(written, change):
+  folder, plan = written({(1, 0): 0.1, (2, 0): 0.2})
+  one, two = plan.trials
+  _evaluate(one)
+  _evaluate(two, **change)
+  warning, _, first, _, second, *_ = _below_the_table(folder, plan)
+  assert warning.startswith('**NOT comparable')
+  assert first.endswith(f'fingerprint f1, n = 6,040: {one.name}')
+  assert str(*change.values()).replace('6041', '6,041') in second
+  assert second.endswith(two.name)
 
 
 def test_nothing_is_best_where_all_diverge(written):

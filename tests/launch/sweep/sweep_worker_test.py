@@ -15,57 +15,7 @@ from launch.sweep import worker as worker_lib
 import fake_sweep
 
 _ROOT = pathlib.Path(__file__).resolve().parents[3]
-_DRIVER = '''
-import pathlib, sys
-import fake_sweep
-from launch.sweep import worker
-sys.exit(worker.Worker(
-    folder=pathlib.Path(sys.argv[1]), command=fake_sweep.command(sys.argv[2]),
-    grace_secs=5.0, poll_secs=0.05,
-).run())
-'''
-
-
-@pytest.fixture(name='start')
-def _start(tmp_path):
-  """Starts a worker as a process of its own."""
-  running = []
-
-  def start(code):
-    paths = [str(_ROOT), str(pathlib.Path(__file__).parent)]
-    running.append(subprocess.Popen(
-        [sys.executable, '-c', _DRIVER, str(tmp_path), code],
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    ))
-    return running[-1]
-
-  yield start
-  for process in running:
-    process.kill()
-
-
-@pytest.fixture(name='work')
-def _work(tmp_path, monkeypatch):
-  """Prepares a sweep and works on it here; returns exit code and trials."""
-  monkeypatch.chdir(_ROOT)
-
-  def work(code, values=(1, 2), seeds=(0,), **fields):
-    spec = fake_sweep.make_spec(values, seeds, **fields)
-    plan = fake_sweep.prepare(tmp_path, spec)
-    worker = worker_lib.Worker(
-        folder=tmp_path, command=fake_sweep.command(code), poll_secs=0.05
-    )
-    return worker.run(), plan.trials
-
-  return work
-
-
-def _until(condition, secs=20.0):
-  end = time.monotonic() + secs
-  while not condition():
-    assert time.monotonic() < end
-    time.sleep(0.005)
+_until = fake_sweep.until
 
 
 def _has(worker, trial):
@@ -165,7 +115,7 @@ def test_only_the_attempt_is_killed(start, tmp_path):
   process = start(code)
   _until(lambda: _has(process, trial))
   _, attempt, _ = _descendants(process.pid)
-  _until((trial.path / 'pid').exists)
+  _until((trial.path / 'pid-0001').exists)
   os.kill(attempt, signal.SIGKILL)
   out, _ = process.communicate(timeout=20)
   assert process.returncode == 0, out
