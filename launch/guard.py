@@ -33,6 +33,17 @@ def signal_group(pid: int, number: int) -> None:
     pass
 
 
+def lone_environment() -> dict[str, str]:
+  """For a process that is a job of its own.
+
+  Its starter may be one of many tasks of a SLURM step, which would make a
+  trainer wait for the others: see `user_llm.runtime.distributed`.
+  """
+  others = ('JAX_COORDINATOR_ADDRESS', 'JAX_PROCESS_ID')
+  mine = {k: v for k, v in os.environ.items() if k not in others}
+  return {**mine, 'JAX_NUM_PROCESSES': '1'}
+
+
 def ignore_signals() -> None:
   """Only the starter decides; what a whole job is sent comes here too."""
   for number in (signal.SIGTERM, signal.SIGINT):

@@ -7,12 +7,12 @@ in one process.
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 
+from launch import guard
 from launch.sweep import expand
 
 
@@ -63,7 +63,10 @@ def check(
             f'--input={source}', f'--output={target}', *flags,
         ],
         # Shapes need no memory of the device, which may be at work.
-        env={**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
+        env={
+            **guard.lone_environment(),
+            'XLA_PYTHON_CLIENT_PREALLOCATE': 'false',
+        },
         check=False,
     ).returncode
     if code:

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from launch import exit_codes
+from launch import guard
 from launch.sweep import attempt
 from launch.sweep import folder as folder_lib
 from launch.sweep import lease as lease_lib
@@ -149,6 +150,7 @@ class Worker:
             f'--grace_secs={self.grace_secs}', '--', *self.command(trial),
         ],
         stdin=subprocess.PIPE,
+        env=guard.lone_environment(),
     )
     if self._is_stopped:  # It came while the attempt was being started.
       self._attempt.stdin.close()

@@ -275,6 +275,18 @@ def test_a_command_that_does_not_exist(tmp_path, monkeypatch):
   assert result['status'] == 'failed' and result['attempts'] == 2
 
 
+def test_workers_may_be_tasks_of_one_step(work, monkeypatch):
+  monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', 'auto')
+  monkeypatch.setenv('JAX_PROCESS_ID', '3')
+  exit_code, _ = work('''
+names = {'JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'}
+found = {name: os.environ[name] for name in names & os.environ.keys()}
+if found != {'JAX_NUM_PROCESSES': '1'}: sys.exit(2)
+measure(a)
+''')
+  assert exit_code == 0
+
+
 def test_the_command_of_a_training(tmp_path):
   trial = fake_sweep.prepare(tmp_path, fake_sweep.make_spec([7])).trials[0]
   assert worker_lib.training(trial)[1:] == [
