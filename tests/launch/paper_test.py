@@ -146,6 +146,23 @@ def test_every_run_loads(name, tmp_path):
   gin.clear_config()
 
 
+def test_baselines_of_items_alone(scale):
+  """SASRec is the encoder with the modality that BERT4Rec reads."""
+  runs = spec.load_runs()
+  assert runs['sasrec'].gin == runs['encoder'].gin
+  assert runs['sasrec'].sizes == runs['encoder'].sizes
+  assert runs['sasrec'].macros == runs['bert4rec'].macros
+  rows = spec.load_tables()['next_item'].rows
+  assert ('sasrec', 'encoder_head') in [(row.run, row.model) for row in rows]
+  inputs = workflow.Inputs(
+      data=pathlib.Path('d'), label='genre', vocabulary=None, weights=None
+  )
+  job = workflow.Job(run=runs['sasrec'], seed=0, folder=pathlib.Path('f'))
+  argv = workflow.argv(job, scale, inputs)
+  assert "--gin.MODALITIES=('item',)" in argv
+  assert '--gin.HISTORY_LENGTH=64' in argv
+
+
 def test_needs_come_first_and_once(scale):
   names = [run.name for run in spec.needed(['enc', 'user_llm'], scale)]
   assert names == ['encoder', 'lm', 'enc', 'user_llm']
