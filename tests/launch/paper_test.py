@@ -163,6 +163,14 @@ def test_baselines_of_items_alone(scale):
   assert '--gin.HISTORY_LENGTH=64' in argv
 
 
+def test_every_published_number_has_its_row():
+  tables = spec.load_tables()
+  for numbers in spec.published()['numbers']:
+    table = tables[numbers['table']]
+    if not table.cost:
+      assert numbers['row'] in [row.title for row in table.rows], numbers
+
+
 def test_needs_come_first_and_once(scale):
   names = [run.name for run in spec.needed(['enc', 'user_llm'], scale)]
   assert names == ['encoder', 'lm', 'enc', 'user_llm']
