@@ -47,6 +47,7 @@ def table(
   lines += _cells(['', *heads, 'n', 'published'])
   lines.append('|' + '---|' * (len(heads) + 3))
   notes: dict[str, None] = {}
+  examples: dict[str, dict[str, None]] = {}
   for row in table_spec.rows:
     paths = [workflow.workdir(folder, row.run, seed) for seed in seeds]
     reasons = [failed[path] for path in paths if path in failed]
@@ -60,24 +61,43 @@ def table(
     if not values:
       lines += _cells([row.title, *[''] * len(heads), '', 'no evaluation'])
       continue
+    for e in found:
+      examples.setdefault(_examples(e), {})[row.title] = None
+      notes[
+          f'{e["task"]}: {e["split"]} split, {e["split_rule"]}, fingerprint '
+          f'`{e["split_fingerprint"]}`, {e["protocol"]}.'
+      ] = None
+    if len({_examples(e) for e in found}) > 1:
+      reason = 'no mean: its seeds are of different examples'
+      lines += _cells([row.title, *[''] * len(heads), '', reason])
+      continue
     lines += _cells([
         row.title,
         *(_estimate([v[m] for v in values if m in v]) for m in metrics),
         f'{found[0]["num_examples"]:,}',
         _published(table_spec.name, row.title),
     ])
-    for e in found:
-      notes[
-          f'{e["task"]}: {e["split"]} split, {e["split_rule"]}, fingerprint '
-          f'`{e["split_fingerprint"]}`, {e["protocol"]}.'
-      ] = None
   about = (
       '± is the standard error over the n examples'
       if len(seeds) == 1
       else f'Mean of {len(seeds)} seeds, ± sd / √{len(seeds)}'
   )
   trust = _TRUST.format(source=spec_lib.published()['source'])
+  if len(examples) > 1:
+    told = '; '.join(f'{k} ({", ".join(v)})' for k, v in examples.items())
+    lines[2:2] = [
+        f'**Not comparable**: rows are of different examples: {told}.', ''
+    ]
   return '\n'.join([*lines, '', f'{about}. {trust}', '', *notes, ''])
+
+
+def _examples(evaluation: Mapping[str, Any]) -> str:
+  """What rows must share to be compared."""
+  return (
+      f'{evaluation["split"]} split, fingerprint '
+      f'`{evaluation["split_fingerprint"]}`, n = '
+      f'{evaluation["num_examples"]:,}'
+  )
 
 
 def _cells(texts: Sequence[str]) -> list[str]:

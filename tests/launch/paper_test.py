@@ -16,7 +16,6 @@ import pytest
 
 from launch import __main__ as launch
 from launch.paper import command
-from launch.paper import render
 from launch.paper import spec
 from launch.paper import workflow
 from user_llm import gin_utils
@@ -30,6 +29,7 @@ def _data(tmp_path):
   folder.mkdir()
   schema = {'modalities': [{'name': 'item'}, {'name': 'genre'}], 'texts': []}
   (folder / 'schema.json').write_text(json.dumps(schema))
+  (folder / 'manifest.json').write_text('{"name": "toy"}')
   return folder
 
 
@@ -81,9 +81,9 @@ class _Trainer:
     return 0
 
 
-def _evaluation(task, models, recall=0.25):
+def _evaluation(task, models):
   values = {
-      'recall@5/unseen': {'mean': recall, 'stderr': 0.01},
+      'recall@5/unseen': {'mean': 0.25, 'stderr': 0.01},
       'accuracy': {'mean': 0.5, 'stderr': 0.02},
   }
   return {
@@ -260,23 +260,6 @@ def test_a_run_without_its_result(paper, tmp_path):
   assert paper(forgets, '--table=strategies') == 1
 
 
-def test_the_mean_over_seeds(tmp_path):
-  table = spec.Table(
-      name='next_item', title='T', tasks=('next_item',),
-      metrics=('recall@5/unseen',),
-      rows=(spec.Row(title='Ours', run='a', model='user_llm'),),
-  )
-  for seed, recall in enumerate((0.1, 0.2, 0.3)):
-    folder = workflow.workdir(tmp_path, 'a', seed) / 'eval' / 'x_next_item'
-    folder.mkdir(parents=True)
-    for file, value in (('8', 0.9), ('40', recall), ('40-validation', 0.8)):
-      evaluation = _evaluation('next_item', ['user_llm'], value)
-      (folder / f'{file}.json').write_text(json.dumps(evaluation))
-  text = render.table(table, tmp_path, (0, 1, 2), {})
-  assert '| Ours | 0.200 ± 0.058 | 200 |' in text  # sd .1 / sqrt 3
-  assert 'Mean of 3 seeds' in text
-
-
 def test_the_plan_starts_nothing(paper, capsys, tmp_path):
   trainer = _Trainer()
   assert paper(trainer, '--table=length', '--plan') == 0
@@ -349,7 +332,7 @@ def test_data_that_cannot_be_used(paper, data):
   (data / 'schema.json').unlink()
   with pytest.raises(ValueError, match='no schema.json there. Prepare a data'):
     paper(_Trainer(), '--table=length')
-  data.rmdir()
+  shutil.rmtree(data)
   with pytest.raises(ValueError, match='is no folder'):
     paper(_Trainer(), '--table=length')
 
@@ -361,6 +344,24 @@ def test_a_folder_of_other_runs(paper, tmp_path):
   assert paper(_Trainer(), '--table=length', f'--scale={mine}') == 0
   with pytest.raises(ValueError, match='has runs of another sections'):
     paper(_Trainer(), '--table=length')
+
+
+def test_a_folder_of_data_that_were_prepared_anew(
+    paper, data, tmp_path, monkeypatch, capsys
+):
+  assert paper(_Trainer(), '--table=length') == 0
+  assert paper(_Trainer(), '--table=length') == 0
+  (data / 'manifest.json').write_text('{"name": "toy", "forgotten": 1}')
+  out = tmp_path / 'out'
+  flags = ['--table=favourite', f'--data={data}', f'--out={out}']
+  monkeypatch.setattr(workflow.Workflow, 'run', lambda self: pytest.fail())
+  assert launch.main(['paper', *flags]) == 2
+  error = capsys.readouterr().err
+  assert f'--out={out}: the data of its runs are not those that' in error
+  assert 'give another folder' in error and 'Traceback' not in error
+  (data / 'manifest.json').unlink()
+  with pytest.raises(ValueError, match='the preparation did not finish'):
+    paper(_Trainer(), '--table=length', out='other')
 
 
 @pytest.mark.parametrize(

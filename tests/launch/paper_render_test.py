@@ -1,0 +1,87 @@
+"""What a table of the paper shows of evaluations."""
+
+import json
+
+import pytest
+
+from launch.paper import render
+from launch.paper import spec
+from launch.paper import workflow
+
+
+def _measured(recall, **changes):
+  value = {'mean': recall, 'stderr': 0.01}
+  return {
+      'task': 'toy_next_item', 'split': 'test', 'split_rule': 'leave_one_out',
+      'split_fingerprint': 'abc', 'protocol': 'full ranking',
+      'num_examples': 200,
+      'models': {'user_llm': {'recall@5/unseen': value}},
+  } | changes
+
+
+def _write_evaluations(folder, run, evaluations):
+  """The newest of a seed each; older ones and other splits are not read."""
+  for seed, evaluation in enumerate(evaluations):
+    path = workflow.workdir(folder, run, seed) / 'eval' / 'x_next_item'
+    path.mkdir(parents=True)
+    other = _measured(0.9)
+    for file, found in (
+        ('8', other), ('40', evaluation), ('40-validation', other)
+    ):
+      (path / f'{file}.json').write_text(json.dumps(found))
+
+
+@pytest.fixture(name='render_rows')
+def _render_rows(tmp_path):
+  """Markdown of the evaluations of each run, one a seed."""
+
+  def render_rows(**evaluations):
+    for run, found in evaluations.items():
+      _write_evaluations(tmp_path, run, found)
+    table = spec.Table(
+        name='next_item', title='T', tasks=('next_item',),
+        metrics=('recall@5/unseen',),
+        rows=tuple(
+            spec.Row(title=f'Row {run}', run=run, model='user_llm')
+            for run in evaluations
+        ),
+    )
+    seeds = range(len(next(iter(evaluations.values()))))
+    return render.table(table, tmp_path, seeds, {})
+
+  return render_rows
+
+
+def test_the_mean_over_seeds(render_rows):
+  text = render_rows(a=[_measured(recall) for recall in (0.1, 0.2, 0.3)])
+  assert '| Row a | 0.200 ± 0.058 | 200 |' in text  # sd .1 / sqrt 3
+  assert 'Mean of 3 seeds' in text
+  assert 'Not comparable' not in text
+
+
+@pytest.mark.parametrize(
+    ['change', 'told'],
+    [
+        ({'split_fingerprint': 'def'}, '`def`, n = 200'),
+        ({'num_examples': 100}, '`abc`, n = 100'),
+    ],
+)
+def test_rows_of_different_examples_are_told(render_rows, change, told):
+  text = render_rows(
+      a=[_measured(0.1)], b=[_measured(0.2, **change)], c=[_measured(0.3)]
+  )
+  warning, cells = text.split('\n| ', 1)
+  assert '**Not comparable**: rows are of different examples: test' in warning
+  assert '`abc`, n = 200 (Row a, Row c); ' in warning
+  assert f'{told} (Row b).' in warning
+  assert 'Row b | 0.200' in cells
+
+
+def test_seeds_of_different_examples_have_no_mean(render_rows):
+  text = render_rows(
+      a=[_measured(0.1), _measured(0.3, split_fingerprint='def')],
+      b=[_measured(0.1), _measured(0.3)],
+  )
+  assert '| Row a |  |  | no mean: its seeds are of different examples' in text
+  assert '| Row b | 0.200 ± 0.100 | 200 |' in text
+  assert '**Not comparable**' in text
