@@ -80,7 +80,8 @@ def table(
   about = (
       '± is the standard error over the n examples'
       if len(seeds) == 1
-      else f'Mean of {len(seeds)} seeds, ± sd / √{len(seeds)}'
+      else f'Mean of {len(seeds)} seeds, ± sd / √{len(seeds)}; where all seeds '
+      'agree (floors, oracles), ± is the standard error over the n examples'
   )
   trust = _TRUST.format(source=spec_lib.published()['source'])
   if len(examples) > 1:
@@ -135,12 +136,13 @@ def _model(evaluation: Mapping[str, Any], pattern: str) -> dict[str, Any]:
 
 
 def _estimate(found: Sequence[Mapping[str, float]]) -> str:
+  """Of floors, the same with every seed, it keeps the error over examples."""
   if not found:
     return ''
-  mean = statistics.fmean(value['mean'] for value in found)
-  stderr = found[0].get('stderr')
-  if len(found) > 1:
-    stderr = statistics.stdev(v['mean'] for v in found) / math.sqrt(len(found))
+  means = [value['mean'] for value in found]
+  mean, stderr = statistics.fmean(means), found[0].get('stderr')
+  if len(set(means)) > 1:
+    stderr = statistics.stdev(means) / math.sqrt(len(means))
   return f'{mean:.3f}' + (f' ± {stderr:.3f}' if stderr is not None else '')
 
 

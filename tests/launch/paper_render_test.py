@@ -59,6 +59,17 @@ def test_the_mean_over_seeds(render_rows):
   assert 'Not comparable' not in text
 
 
+def test_what_no_seed_changes_has_no_error_of_zero(render_rows):
+  """A floor is the same with every seed: its error is over the examples."""
+  text = render_rows(
+      floor=[_measured(0.1)] * 3,
+      a=[_measured(recall) for recall in (0.1, 0.2, 0.3)],
+  )
+  assert '| Row floor | 0.100 ± 0.010 | 200 |' in text
+  assert '| Row a | 0.200 ± 0.058 | 200 |' in text
+  assert 'where all seeds agree (floors, oracles), ± is the standard' in text
+
+
 @pytest.mark.parametrize(
     ['change', 'told'],
     [
