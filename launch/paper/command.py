@@ -91,7 +91,10 @@ def run(
     _prepare(data)
   label, texts = workflow.read_schema(data)
   _keep_facts(args, out, scale, data)
-  tables = _tables(args.table, label, texts)
+  tables = [
+      spec_lib.titled(table, scale)
+      for table in _tables(args.table, label, texts)
+  ]
   names = [name for table in tables for name in table.runs]
   jobs = workflow.make_jobs(spec_lib.needed(names, scale), scale, out / 'runs')
   inputs = workflow.Inputs(

@@ -175,7 +175,8 @@ def _cost(
   path = workflow.workdir(folder, table_spec.cost, seeds[0])
   if path in failed:
     return [failed[path], '']
-  lines = []
+  document = json.loads((path / 'cost.json').read_text(encoding='utf-8'))
+  lines = [f'{document["facts"]["about"]}.', '']
   with (path / 'cost.csv').open(encoding='utf-8', newline='') as file:
     rows = list(csv.DictReader(file))
   heads = [name for name in rows[0] if _COST_COLUMN.fullmatch(name)]
@@ -190,4 +191,20 @@ def _cost(
           f'[{numbers["trust"]}].'
           for data, value in numbers['on'].items()
       ]
-  return [*lines, '']
+  return [*lines, *_token_ratios(rows), '']
+
+
+def _token_ratios(rows: Sequence[Mapping[str, str]]) -> list[str]:
+  """Ours beside the published one, of the longest history."""
+  text = max(
+      (row for row in rows if row['model'] == rows[0]['model']),
+      key=lambda row: int(row['events']),
+  )
+  events, held = text['events'], text['events_held']
+  fits = '' if held == events else f' ({held} fit)'
+  return [
+      f'Ours: tokens of a {text["model"]} of {events} events{fits} / of '
+      f'{row["model"]}: {float(row["ratios/LLM tokens"]):.1f}.'
+      for row in rows
+      if row['events'] == events and row is not text
+  ]

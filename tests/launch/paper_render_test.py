@@ -7,6 +7,7 @@ import pytest
 from launch.paper import render
 from launch.paper import spec
 from launch.paper import workflow
+from user_llm.report import costs
 
 
 def _measured(recall, **changes):
@@ -96,3 +97,44 @@ def test_seeds_of_different_examples_have_no_mean(render_rows):
   assert '| Row a |  |  | no mean: its seeds are of different examples' in text
   assert '| Row b | 0.200 ± 0.100 | 200 |' in text
   assert '**Not comparable**' in text
+
+
+def _cost(model, events, held, tokens):
+  timing = costs.Timing(
+      median_secs=0.5, fastest_secs=0.4, slowest_secs=0.6, cpu_secs=0.9, calls=3
+  )
+  return costs.Cost(
+      model=model, events=events, events_held=held, llm_tokens=tokens,
+      prefill_flops=1e9, masked_flops=1e6, request_flops={8: 2e9},
+      step_params=100, step_param_bytes=400, kv_bytes=1000, prefill=timing,
+      request={8: timing},
+  )
+
+
+@pytest.mark.parametrize('held', [200, 75])
+def test_what_a_request_costs(tmp_path, held):
+  """On what it was measured, and our ratio of tokens beside the published."""
+  folder = workflow.workdir(tmp_path, 'cost', 0)
+  folder.mkdir()
+  costs.write_files(folder, costs.Comparison(
+      text={
+          50: _cost('text prompt', 50, 50, 700),
+          200: _cost('text prompt', 200, held, 2500),
+      },
+      others=[
+          _cost('User-LLM', 50, 50, 32), _cost('User-LLM', 200, 200, 32),
+          _cost('soft prompt', 200, 200, 48),
+      ],
+      facts={'about': 'CPU of 2 cores; float32; medians'},
+  ))
+  table = spec.load_tables()['efficiency']
+  text = render.table(table, tmp_path, (0, 1), {})
+  assert '\nCPU of 2 cores; float32; medians.\n' in text
+  fits = ' (75 fit)' if held == 75 else ''
+  for model, ratio in (('User-LLM', 78.1), ('soft prompt', 52.1)):
+    assert (
+        f'Ours: tokens of a text prompt of 200 events{fits} / of {model}: '
+        f'{ratio}.'
+    ) in text
+  assert text.count('Ours: ') == 2
+  assert 'of User-LLM: 78.1 (MovieLens-20M) [A].\nOurs: ' in text
