@@ -270,3 +270,20 @@ def test_embeddings_and_text_prompts_are_settings_of_the_same_files(
   asking = _value('DATASET').datasets[0].asking
   assert asking.longest_prompt == prompt_tokens + asking.questions.longest
   assert batch['input_tokens'].shape[-1] > asking.longest_prompt
+
+
+def test_a_text_prompt_before_reviews(build):
+  """It is in TEXT_LENGTH, and takes nothing of what may be written."""
+  params, batch = build(
+      'models/decoder_small.gin', 'data/next_item_and_review.gin',
+      'runs/text_prompt.gin',
+      overrides=['PROMPT_TOKENS=40', 'TEXT_LENGTH=160', 'REVIEW_TOKENS=50'],
+  )
+  assert {path.split('/')[0] for path in params} == {'decoder'}
+  assert 'user_item' not in batch
+  assert batch['input_tokens'].shape[-1] == 160
+  review = _value('DATASET').datasets[1]
+  questions = review.asking.questions
+  assert review.asking.longest_prompt == 40 + questions.longest
+  evaluator = _value('TEST_EVALUATORS')[1]
+  assert evaluator.generation.max_tokens == 50

@@ -7,6 +7,7 @@ shares its runs.
 
 import argparse
 from collections.abc import Callable
+import hashlib
 import json
 import os
 import pathlib
@@ -86,11 +87,14 @@ def run(
   data = _data(args, out)
   if args.plan and not data.exists():
     raise ValueError('--plan needs data that exist: give their --data=DIR.')
-  _keep_facts(args, out, scale, data)
   if not data.exists():
     _prepare(data)
   label, texts = workflow.read_schema(data)
-  tables = _tables(args.table, label, texts)
+  _keep_facts(args, out, scale, data)
+  tables = [
+      spec_lib.titled(table, scale)
+      for table in _tables(args.table, label, texts)
+  ]
   names = [name for table in tables for name in table.runs]
   jobs = workflow.make_jobs(spec_lib.needed(names, scale), scale, out / 'runs')
   inputs = workflow.Inputs(
@@ -173,10 +177,12 @@ def _keep_facts(
 ) -> None:
   """Writes what the folder's runs are of; refuses a folder of others.
 
-  More tables and more seeds may come, other sizes may not.
+  More tables and more seeds may come, other sizes may not, nor data that were
+  prepared anew into the same place.
   """
   facts = {
       'data': str(data),
+      'manifest': _digest(data / 'manifest.json'),
       'weights': args.weights,
       'decoder': scale.decoder,
       'vocabulary_size': scale.vocabulary_size,
@@ -186,6 +192,11 @@ def _keep_facts(
   if path.is_file():
     old = json.loads(path.read_text(encoding='utf-8'))
     other = [key for key in facts if old.get(key) != facts[key]]
+    if other == ['manifest']:
+      raise ValueError(
+          f'--out={args.out}: the data of its runs are not those that {data} '
+          f'has now (its {_FACTS}: another manifest): give another folder.'
+      )
     if other:
       raise ValueError(
           f'--out={args.out} has runs of another {", ".join(other)} (its '
@@ -196,6 +207,20 @@ def _keep_facts(
     partial = path.with_suffix('.partial')
     partial.write_text(json.dumps(facts, indent=1) + '\n', encoding='utf-8')
     partial.replace(path)
+
+
+def _digest(path: pathlib.Path) -> str:
+  """16 hex digits of a SHA-256.
+
+  Raises:
+    ValueError: there is no such file.
+  """
+  if not path.is_file():
+    raise ValueError(
+        f'{path} does not exist: the preparation did not finish. Run '
+        '`python -m data_prep` again.'
+    )
+  return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _prepare(data: pathlib.Path) -> None:

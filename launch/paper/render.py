@@ -47,6 +47,7 @@ def table(
   lines += _cells(['', *heads, 'n', 'published'])
   lines.append('|' + '---|' * (len(heads) + 3))
   notes: dict[str, None] = {}
+  examples: dict[str, dict[str, None]] = {}
   for row in table_spec.rows:
     paths = [workflow.workdir(folder, row.run, seed) for seed in seeds]
     reasons = [failed[path] for path in paths if path in failed]
@@ -60,24 +61,44 @@ def table(
     if not values:
       lines += _cells([row.title, *[''] * len(heads), '', 'no evaluation'])
       continue
+    for e in found:
+      examples.setdefault(_examples(e), {})[row.title] = None
+      notes[
+          f'{e["task"]}: {e["split"]} split, {e["split_rule"]}, fingerprint '
+          f'`{e["split_fingerprint"]}`, {e["protocol"]}.'
+      ] = None
+    if len({_examples(e) for e in found}) > 1:
+      reason = 'no mean: its seeds are of different examples'
+      lines += _cells([row.title, *[''] * len(heads), '', reason])
+      continue
     lines += _cells([
         row.title,
         *(_estimate([v[m] for v in values if m in v]) for m in metrics),
         f'{found[0]["num_examples"]:,}',
         _published(table_spec.name, row.title),
     ])
-    for e in found:
-      notes[
-          f'{e["task"]}: {e["split"]} split, {e["split_rule"]}, fingerprint '
-          f'`{e["split_fingerprint"]}`, {e["protocol"]}.'
-      ] = None
   about = (
       '± is the standard error over the n examples'
       if len(seeds) == 1
-      else f'Mean of {len(seeds)} seeds, ± sd / √{len(seeds)}'
+      else f'Mean of {len(seeds)} seeds, ± sd / √{len(seeds)}; where all seeds '
+      'agree (floors, oracles), ± is the standard error over the n examples'
   )
   trust = _TRUST.format(source=spec_lib.published()['source'])
+  if len(examples) > 1:
+    told = '; '.join(f'{k} ({", ".join(v)})' for k, v in examples.items())
+    lines[2:2] = [
+        f'**Not comparable**: rows are of different examples: {told}.', ''
+    ]
   return '\n'.join([*lines, '', f'{about}. {trust}', '', *notes, ''])
+
+
+def _examples(evaluation: Mapping[str, Any]) -> str:
+  """What rows must share to be compared."""
+  return (
+      f'{evaluation["split"]} split, fingerprint '
+      f'`{evaluation["split_fingerprint"]}`, n = '
+      f'{evaluation["num_examples"]:,}'
+  )
 
 
 def _cells(texts: Sequence[str]) -> list[str]:
@@ -115,12 +136,13 @@ def _model(evaluation: Mapping[str, Any], pattern: str) -> dict[str, Any]:
 
 
 def _estimate(found: Sequence[Mapping[str, float]]) -> str:
+  """Of floors, the same with every seed, it keeps the error over examples."""
   if not found:
     return ''
-  mean = statistics.fmean(value['mean'] for value in found)
-  stderr = found[0].get('stderr')
-  if len(found) > 1:
-    stderr = statistics.stdev(v['mean'] for v in found) / math.sqrt(len(found))
+  means = [value['mean'] for value in found]
+  mean, stderr = statistics.fmean(means), found[0].get('stderr')
+  if len(set(means)) > 1:
+    stderr = statistics.stdev(means) / math.sqrt(len(means))
   return f'{mean:.3f}' + (f' ± {stderr:.3f}' if stderr is not None else '')
 
 
@@ -153,7 +175,8 @@ def _cost(
   path = workflow.workdir(folder, table_spec.cost, seeds[0])
   if path in failed:
     return [failed[path], '']
-  lines = []
+  document = json.loads((path / 'cost.json').read_text(encoding='utf-8'))
+  lines = [f'{document["facts"]["about"]}.', '']
   with (path / 'cost.csv').open(encoding='utf-8', newline='') as file:
     rows = list(csv.DictReader(file))
   heads = [name for name in rows[0] if _COST_COLUMN.fullmatch(name)]
@@ -168,4 +191,20 @@ def _cost(
           f'[{numbers["trust"]}].'
           for data, value in numbers['on'].items()
       ]
-  return [*lines, '']
+  return [*lines, *_token_ratios(rows), '']
+
+
+def _token_ratios(rows: Sequence[Mapping[str, str]]) -> list[str]:
+  """Ours beside the published one, of the longest history."""
+  text = max(
+      (row for row in rows if row['model'] == rows[0]['model']),
+      key=lambda row: int(row['events']),
+  )
+  events, held = text['events'], text['events_held']
+  fits = '' if held == events else f' ({held} fit)'
+  return [
+      f'Ours: tokens of a {text["model"]} of {events} events{fits} / of '
+      f'{row["model"]}: {float(row["ratios/LLM tokens"]):.1f}.'
+      for row in rows
+      if row['events'] == events and row is not text
+  ]

@@ -89,6 +89,13 @@ class Scale:
   def is_pretrained(self) -> bool:
     return 'pretrained' in self.decoder
 
+  def macros(self, run: Run) -> dict[str, Any]:
+    """A run's sizes and its own macros; the last of a name wins."""
+    found: dict[str, Any] = {}
+    for section in run.sizes:
+      found |= self.sections[section]
+    return found | run.macros
+
 
 def scales() -> list[str]:
   return sorted(path.stem for path in (_HERE / 'scales').glob('*.toml'))
@@ -175,6 +182,28 @@ def load_tables() -> dict[str, Table]:
         cost=values.get('cost', ''),
     )
   return tables
+
+
+def titled(table: Table, scale: Scale) -> Table:
+  """With the macros of their runs in the titles of its rows.
+
+  Example: 'User-LLM, {HISTORY_LENGTH} events' -> 'User-LLM, 50 events'.
+
+  Raises:
+    ValueError: the scale lacks such a macro.
+  """
+  runs, rows = load_runs(), []
+  for row in table.rows:
+    run = runs[row.run]
+    try:
+      title = row.title.format_map(scale.macros(run))
+    except KeyError as error:
+      raise ValueError(
+          f'--scale={scale.name}: {error.args[0]} must be given, in '
+          f'[{"] or [".join(run.sizes)}].'
+      ) from error
+    rows.append(dataclasses.replace(row, title=title))
+  return dataclasses.replace(table, rows=tuple(rows))
 
 
 def published() -> dict[str, Any]:

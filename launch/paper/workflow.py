@@ -121,10 +121,7 @@ def make_jobs(
 def argv(job: Job, scale: spec_lib.Scale, inputs: Inputs) -> list[str]:
   """The command of a job."""
   run = job.run
-  macros: dict[str, Any] = {}
-  for section in run.sizes:
-    macros |= scale.sections[section]
-  macros |= run.macros
+  macros = scale.macros(run)
   macros |= {
       macro: str(workdir(job.folder, name, job.seed))
       for macro, name in run.needs.items()

@@ -16,7 +16,6 @@ import pytest
 
 from launch import __main__ as launch
 from launch.paper import command
-from launch.paper import render
 from launch.paper import spec
 from launch.paper import workflow
 from user_llm import gin_utils
@@ -30,6 +29,7 @@ def _data(tmp_path):
   folder.mkdir()
   schema = {'modalities': [{'name': 'item'}, {'name': 'genre'}], 'texts': []}
   (folder / 'schema.json').write_text(json.dumps(schema))
+  (folder / 'manifest.json').write_text('{"name": "toy"}')
   return folder
 
 
@@ -62,9 +62,10 @@ class _Trainer:
         assert (start / 'DONE').exists(), f'{name} began before {start.name}'
     workdir.mkdir(parents=True)
     if '--output=' in ' '.join(argv):
-      (workdir / 'cost.json').touch()
+      (workdir / 'cost.json').write_text('{"facts": {"about": "1 CPU"}}')
       (workdir / 'cost.csv').write_text(
-          'model,events,llm_tokens,other\ntext prompt,50,700,1\n'
+          'model,events,events_held,llm_tokens,other\n'
+          'text prompt,50,50,700,1\n'
       )
       return 0
     (workdir / 'DONE').touch()
@@ -81,9 +82,9 @@ class _Trainer:
     return 0
 
 
-def _evaluation(task, models, recall=0.25):
+def _evaluation(task, models):
   values = {
-      'recall@5/unseen': {'mean': recall, 'stderr': 0.01},
+      'recall@5/unseen': {'mean': 0.25, 'stderr': 0.01},
       'accuracy': {'mean': 0.5, 'stderr': 0.02},
   }
   return {
@@ -190,7 +191,7 @@ def test_all_tables_and_again(paper, tmp_path, capsys, parallel):
       '| User-LLM |  | 0.250 ± 0.010 |  |  | 200 | recall@5 0.154 '
       '(MovieLens-20M) [B]; recall@5 0.047 (Amazon Movies & TV) [B] |'
   ) in text
-  assert '| text prompt | 50 | 700 |' in text and '| other' not in text
+  assert '| text prompt | 50 | 50 | 700 |' in text and '| other' not in text
   again = _Trainer()
   assert paper(again, *flags) == 0
   assert not again.ran
@@ -233,23 +234,6 @@ def test_a_run_without_its_result(paper, tmp_path):
     return 0
 
   assert paper(forgets, '--table=strategies') == 1
-
-
-def test_the_mean_over_seeds(tmp_path):
-  table = spec.Table(
-      name='next_item', title='T', tasks=('next_item',),
-      metrics=('recall@5/unseen',),
-      rows=(spec.Row(title='Ours', run='a', model='user_llm'),),
-  )
-  for seed, recall in enumerate((0.1, 0.2, 0.3)):
-    folder = workflow.workdir(tmp_path, 'a', seed) / 'eval' / 'x_next_item'
-    folder.mkdir(parents=True)
-    for file, value in (('8', 0.9), ('40', recall), ('40-validation', 0.8)):
-      evaluation = _evaluation('next_item', ['user_llm'], value)
-      (folder / f'{file}.json').write_text(json.dumps(evaluation))
-  text = render.table(table, tmp_path, (0, 1, 2), {})
-  assert '| Ours | 0.200 ± 0.058 | 200 |' in text  # sd .1 / sqrt 3
-  assert 'Mean of 3 seeds' in text
 
 
 def test_the_plan_starts_nothing(paper, capsys, tmp_path):
@@ -324,7 +308,7 @@ def test_data_that_cannot_be_used(paper, data):
   (data / 'schema.json').unlink()
   with pytest.raises(ValueError, match='no schema.json there. Prepare a data'):
     paper(_Trainer(), '--table=length')
-  data.rmdir()
+  shutil.rmtree(data)
   with pytest.raises(ValueError, match='is no folder'):
     paper(_Trainer(), '--table=length')
 
@@ -338,21 +322,22 @@ def test_a_folder_of_other_runs(paper, tmp_path):
     paper(_Trainer(), '--table=length')
 
 
-@pytest.mark.parametrize(
-    ['old', 'new', 'message'],
-    [
-        ('[perceiver]', '[perciever]', 'perciever is unknown. Did you mean'),
-        ('seeds = [0]', 'seeds = []', 'seeds must be whole numbers'),
-        ('seeds = [0]', 'seeds = [0', 'mine.toml: '),
-        ('vocabulary_size = 500', '', 'vocabulary_size must be given, a int'),
-    ],
-)
-def test_a_scale_of_the_users(tmp_path, old, new, message):
-  text = (pathlib.Path(spec.__file__).parent / 'scales/tiny.toml').read_text()
-  mine = tmp_path / 'mine.toml'
-  mine.write_text(text.replace(old, new))
-  with pytest.raises(ValueError, match=message):
-    spec.load_scale(str(mine))
+def test_a_folder_of_data_that_were_prepared_anew(
+    paper, data, tmp_path, monkeypatch, capsys
+):
+  assert paper(_Trainer(), '--table=length') == 0
+  assert paper(_Trainer(), '--table=length') == 0
+  (data / 'manifest.json').write_text('{"name": "toy", "forgotten": 1}')
+  out = tmp_path / 'out'
+  flags = ['--table=favourite', f'--data={data}', f'--out={out}']
+  monkeypatch.setattr(workflow.Workflow, 'run', lambda self: pytest.fail())
+  assert launch.main(['paper', *flags]) == 2
+  error = capsys.readouterr().err
+  assert f'--out={out}: the data of its runs are not those that' in error
+  assert 'give another folder' in error and 'Traceback' not in error
+  (data / 'manifest.json').unlink()
+  with pytest.raises(ValueError, match='the preparation did not finish'):
+    paper(_Trainer(), '--table=length', out='other')
 
 
 def test_macros_belong_into_the_scale(capsys):

@@ -1,0 +1,78 @@
+"""Rows and runs of the paper's tables, and the scales that fit them."""
+
+import pathlib
+
+import pytest
+
+from launch.paper import spec
+from launch.paper import workflow
+
+
+@pytest.fixture(name='scale')
+def _scale():
+  return spec.load_scale('tiny')
+
+
+def test_baselines_of_items_alone(scale):
+  """SASRec is the encoder with the modality that BERT4Rec reads."""
+  runs = spec.load_runs()
+  assert runs['sasrec'].gin == runs['encoder'].gin
+  assert runs['sasrec'].sizes == runs['encoder'].sizes
+  assert runs['sasrec'].macros == runs['bert4rec'].macros
+  rows = spec.load_tables()['next_item'].rows
+  assert ('sasrec', 'encoder_head') in [(row.run, row.model) for row in rows]
+  inputs = workflow.Inputs(
+      data=pathlib.Path('d'), label='genre', vocabulary=None, weights=None
+  )
+  job = workflow.Job(run=runs['sasrec'], seed=0, folder=pathlib.Path('f'))
+  argv = workflow.argv(job, scale, inputs)
+  assert "--gin.MODALITIES=('item',)" in argv
+  assert '--gin.HISTORY_LENGTH=64' in argv
+
+
+def test_every_published_number_has_its_row():
+  tables = spec.load_tables()
+  for numbers in spec.published()['numbers']:
+    table = tables[numbers['table']]
+    if not table.cost:
+      assert numbers['row'] in [row.title for row in table.rows], numbers
+
+
+@pytest.mark.parametrize('name', spec.scales())
+def test_rows_of_a_length_say_how_many_events(name):
+  scale = spec.load_scale(name)
+  table = spec.titled(spec.load_tables()['length'], scale)
+  lengths = [
+      scale.sections[section]['HISTORY_LENGTH']
+      for section in ('short', 'contextualize', 'long')
+  ]
+  assert [row.title for row in table.rows] == [
+      f'{model}, {length} events'
+      for model in ('User-LLM', 'Text prompt') for length in lengths
+  ]
+  for other in spec.load_tables().values():
+    assert not any('{' in row.title for row in spec.titled(other, scale).rows)
+
+
+@pytest.mark.parametrize(
+    ['old', 'new', 'message'],
+    [
+        ('[perceiver]', '[perciever]', 'perciever is unknown. Did you mean'),
+        ('seeds = [0]', 'seeds = []', 'seeds must be whole numbers'),
+        ('seeds = [0]', 'seeds = [0', 'mine.toml: '),
+        ('vocabulary_size = 500', '', 'vocabulary_size must be given, a int'),
+    ],
+)
+def test_a_scale_of_the_users(tmp_path, old, new, message):
+  text = (pathlib.Path(spec.__file__).parent / 'scales/tiny.toml').read_text()
+  mine = tmp_path / 'mine.toml'
+  mine.write_text(text.replace(old, new))
+  with pytest.raises(ValueError, match=message):
+    spec.load_scale(str(mine))
+
+
+def test_a_scale_without_a_length_that_titles_tell(scale):
+  del scale.sections['contextualize']['HISTORY_LENGTH']
+  with pytest.raises(ValueError, match='HISTORY_LENGTH must be given, in'):
+    spec.titled(spec.load_tables()['length'], scale)
+  spec.titled(spec.load_tables()['favourite'], scale)
