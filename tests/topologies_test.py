@@ -136,6 +136,30 @@ def test_traffic_by_hand():
   }
 
 
+@pytest.mark.parametrize(
+    ['lines', 'times'],
+    [
+        (('%n = u32[]{:T(128)} constant(16)', 'direction=LT'), 16),
+        # These tell no number of turns.
+        (('%n = u32[] constant(16)', 'direction=GT'), 1),
+        (('%n = s32[] constant(16)', '%m = s32[] constant(2)', 'direction=LT'), 1),
+    ],
+)
+def test_a_loop_that_counts_in_its_condition(lines, times):
+  """As XLA writes them for TPUs."""
+  *constants, direction = lines
+  condition = (
+      '%cond.1 (p: (u32[])) -> pred[] {\n'
+      + ''.join(f'  {line}\n' for line in constants)
+      + f'  ROOT %less = pred[] compare(%i, %n), {direction}\n}}\n\n'
+  )
+  hlo = _HLO.replace('%add.1 (a', f'{condition}%add.1 (a', 1).replace(
+      'body=%body.1, config={"known_trip_count":{"n":"3"}}',
+      'condition=%cond.1, body=%body.1',
+  )
+  assert collectives.traffic(hlo)['all-gather'].count == times + 1
+
+
 def test_traffic_of_a_compiled_program():
   mesh = partitioning.MeshConfig(data=8).make()
   rows = jax.ShapeDtypeStruct(

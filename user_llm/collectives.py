@@ -25,6 +25,8 @@ _CALLED = re.compile(
     r'%?([\w.\-]+)'
 )
 _TRIPS = re.compile(r'known_trip_count"?:\{"n":"(\d+)"')
+_CONDITION = re.compile(r' while\(.*condition=%?([\w.\-]+)')
+_BOUND = re.compile(r'= [su]32\[\]\S* constant\((\d+)\)')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Traffic:
 def traffic(hlo: str) -> dict[str, Traffic]:
   """Reads an optimised program's text; kinds that it has, in a fixed order.
 
-  A loop counts as often as it runs, where the compiler knows that; else once.
+  A loop counts as often as it runs, where the compiler says that (for TPUs it
+  does not) or its condition is to count from 0 to a number; else once.
   """
   lines = _computations(hlo)
   times = _times(lines)
@@ -81,14 +84,25 @@ def _times(lines: Mapping[str, list[str]]) -> dict[str, int]:
   def visit(name: str, number: int) -> None:
     times[name] = times.get(name, 0) + number
     for line in lines.get(name, ()):
-      trips = _TRIPS.search(line)
-      each = number * int(trips[1]) if trips else number
+      each = number * _trips(line, lines)
       for called in _CALLED.findall(line):
         if called in lines:
           visit(called, each)
 
   visit('', 1)
   return times
+
+
+def _trips(line: str, lines: Mapping[str, list[str]]) -> int:
+  """How often an operation runs what it calls."""
+  said = _TRIPS.search(line)
+  if said:
+    return int(said[1])
+  condition = _CONDITION.search(line)
+  text = '\n'.join(lines.get(condition[1], ())) if condition else ''
+  bounds = _BOUND.findall(text)
+  is_counting = len(bounds) == 1 and text.count('direction=LT') == 1
+  return int(bounds[0]) if is_counting else 1
 
 
 def _result_bytes(shapes: str, line: str) -> int:

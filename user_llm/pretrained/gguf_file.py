@@ -110,6 +110,11 @@ class File:
     missing = [_KEYS[name] for name in _NEEDED if name not in raw]
     if missing or layout.EMBEDDINGS not in self.shapes:
       raise ValueError(f'{self.path} does not say or have {missing} or tokens.')
+    for name in ('hidden_size', 'num_attention_heads'):
+      if type(raw[name]) is not int or raw[name] < 1:
+        raise ValueError(
+            f'{self.path}: {prefix}{_KEYS[name]} is {raw[name]!r}, not a size.'
+        )
     raw['model_type'] = _FAMILIES[self._family]
     raw['vocab_size'] = self.shapes[layout.EMBEDDINGS][0]
     raw['tie_word_embeddings'] = 'lm_head.weight' not in self.shapes
@@ -148,7 +153,13 @@ class File:
   def read(self, name: str) -> np.ndarray:
     tensor = self._header.read(self._names[name])
     if self._family == 'llama' and re.search(r'self_attn\.[qk]_proj', name):
-      return layout.rotate_half_rows(tensor, self._head_dim)
+      size = self._head_dim
+      if type(size) is not int or size < 1 or size % 2 or len(tensor) % size:
+        raise ValueError(
+            f'{self.path}: {self._names[name]} has {len(tensor)} rows, which are '
+            f'no heads of {size!r}.'
+        )
+      return layout.rotate_half_rows(tensor, size)
     return tensor
 
 

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import socket
 import subprocess
+import time
 
 import pytest
 
@@ -49,13 +50,18 @@ def test_all_but_the_trainer_is_killed(start, tmp_path):
 def test_only_a_trainer_of_this_machine_is_killed(tmp_path, change):
   command = ['sleep', '60']
   with subprocess.Popen(command, start_new_session=True) as process:
+    started = pathlib.Path(f'/proc/{process.pid}/cmdline')
+    fake_sweep.until(started.read_bytes)  # Empty at first.
     row = {'host': socket.gethostname(), 'pid': process.pid, 'command': command}
     (tmp_path / 'pid-0001').write_text(json.dumps(row | change))
     (tmp_path / 'pid-0002').touch()  # Cut off.
     attempt.kill_trainers(tmp_path)
-    is_killed = process.poll() == -signal.SIGKILL
+    if change:
+      time.sleep(0.2)  # What is killed needs a moment.
+      assert process.poll() is None
+    else:
+      assert process.wait(timeout=10) == -signal.SIGKILL
     process.kill()
-  assert is_killed == (not change)
 
 
 def test_a_workdir_in_use_is_no_failure(work, tmp_path, capfd):
