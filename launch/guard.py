@@ -2,10 +2,11 @@
 
 Whoever starts it holds the other end of its standard input. When that closes,
 for whatever reason, the command is told to save and end (SIGTERM), and killed
-if it takes too long.
+if it takes too long. Linux tells it too when this process is killed.
 """
 
 from collections.abc import Sequence
+import ctypes
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ from launch import exit_codes
 
 GRACE_SECS = 60.0
 _POLL_SECS = 0.05
+_PR_SET_PDEATHSIG = 1  # Of Linux, <sys/prctl.h>.
 
 
 def is_alone() -> bool:
@@ -50,12 +52,20 @@ def ignore_signals() -> None:
     signal.signal(number, lambda *_: None)
 
 
+def _end_with_us() -> None:
+  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
   """Returns the command's exit code."""
   argv = list(sys.argv[1:] if argv is None else argv)
   ignore_signals()
   process = subprocess.Popen(
-      argv, stdin=subprocess.DEVNULL, start_new_session=True
+      argv,
+      stdin=subprocess.DEVNULL,
+      start_new_session=True,
+      close_fds=False,  # A lock of the starter's is held until the end.
+      preexec_fn=_end_with_us if sys.platform == 'linux' else None,
   )
   kill_at = float('inf')
   while process.poll() is None:
