@@ -83,7 +83,17 @@ def real_data() -> pathlib.Path:
 
 
 def pytest_terminal_summary(terminalreporter):
-  """Says how many inputs the parsers were tried with, in `fuzz/`."""
+  """Says what was left out, and how many inputs `fuzz/` gave the parsers."""
+  if terminalreporter.config.option.markexpr == 'not slow':
+    folder = pathlib.Path(__file__).parent
+    slow = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob('*_test.py')
+        if 'mark.slow' in path.read_text('utf-8')
+    )
+    terminalreporter.write_line(
+        f'left out, slow (./launch/test -m slow): some of {", ".join(slow)}'
+    )
   counts = {
       report.nodeid.split('::')[-1]: dict(report.user_properties)['fuzz_cases']
       for report in terminalreporter.getreports('passed')
