@@ -120,7 +120,8 @@ def _patience(
   def watch() -> None:
     if arrived.wait(warn_secs):
       return
-    print(f'warning: {_waiting(given, expected, warn_secs)}', file=sys.stderr, flush=True)
+    text = _waiting(given, expected, warn_secs)
+    print(f'warning: {text}', file=sys.stderr, flush=True)
     if arrived.wait(timeout_secs - warn_secs):
       return
     text = _waiting(given, expected, timeout_secs)
