@@ -7,6 +7,7 @@ shares its runs.
 
 import argparse
 from collections.abc import Callable
+import dataclasses
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ HELP = "train and show the paper's tables on any prepared dataset"
 _SYNTHETIC = 'synthetic'
 _ALL = 'all'
 _FACTS = 'paper.json'
+_NO_LABELS = 'items have neither genres nor categories'
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -137,26 +139,24 @@ def _tables(
   Raises:
     ValueError: one was asked for that they cannot.
   """
-  runs, tables = spec_lib.load_runs(), spec_lib.load_tables()
-  if not label:
-    raise ValueError(
-        '--data: its items have neither genres nor categories, which the '
-        'favourite task asks for.'
-    )
-  found = []
-  for name, table in tables.items():
+  runs, found = spec_lib.load_runs(), []
+  for name, table in spec_lib.load_tables().items():
     if name not in asked and _ALL not in asked:
       continue
-    lacks = {runs[run].text for run in table.runs} - {'', *texts}
+    lacks = [f'events have no {runs[run].text}' for run in table.runs
+             if runs[run].text not in ('', *texts)]
+    if table.labels and not label:
+      lacks.append(_NO_LABELS)
     if lacks and name in asked:
-      raise ValueError(
-          f'--table={name} needs events with a {", ".join(lacks)}, and those '
-          f'of --data have {", ".join(texts) or "no text"}.'
-      )
+      raise ValueError(f'--table={name}: in --data {lacks[0]}.')
     if lacks:
-      print(f'no table {name}: events have no {", ".join(lacks)}')
-    else:
-      found.append(table)
+      print(f'no table {name}: {lacks[0]}')
+      continue
+    without = [row for row in table.rows if runs[row.run].labels and not label]
+    for row in without:
+      print(f'no row {row.title} in table {name}: {_NO_LABELS}')
+    rows = tuple(row for row in table.rows if row not in without)
+    found.append(dataclasses.replace(table, rows=rows))
   return found
 
 

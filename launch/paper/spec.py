@@ -12,7 +12,7 @@ from typing import Any
 from launch import flags
 
 _HERE = pathlib.Path(__file__).resolve().parent
-_RUN_KEYS = ('gin', 'sizes', 'needs', 'macros', 'text', 'mode')
+_RUN_KEYS = ('gin', 'sizes', 'needs', 'macros', 'text', 'labels', 'mode')
 _CHANGES = ('from', 'swap', 'more_gin', 'more_sizes')
 DECODER = 'DECODER'
 DECODER_CHECKPOINT = 'DECODER_CHECKPOINT'
@@ -29,6 +29,7 @@ class Run:
     needs: {macro: run whose workdir it is}.
     macros: {macro: value}.
     text: That the events must have; '': none.
+    labels: Whether the items must have genres or categories.
     mode: 'train' or 'cost'.
   """
 
@@ -38,6 +39,7 @@ class Run:
   needs: Mapping[str, str] = dataclasses.field(default_factory=dict)
   macros: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   text: str = ''
+  labels: bool = False
   mode: str = 'train'
 
 
@@ -52,10 +54,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
-  """One table of the paper; without rows it is what a `cost` run wrote."""
+  """One table of the paper; without rows it is what a `cost` run wrote.
+
+  With `labels` it is for items that have genres or categories.
+  """
 
   name: str
   title: str
+  labels: bool = False
   tasks: tuple[str, ...] = ()
   metrics: tuple[str, ...] = ()
   rows: tuple[Row, ...] = ()
@@ -104,17 +110,17 @@ def scales() -> list[str]:
 def load_scale(name: str) -> Scale:
   """Reads a scale by its name, or a file of the user's.
 
+  A file with `from = 'small'` says only what it has otherwise than that scale.
+
   Raises:
     ValueError: naming the file and the key.
   """
   path = pathlib.Path(name)
   if path.suffix != '.toml':
-    path = _HERE / 'scales' / f'{name}.toml'
-    if not path.is_file():
-      raise ValueError(
-          f'--scale={name}: one of {", ".join(scales())}, or a TOML file.'
-      )
+    path = _scale_path(name, '--scale')
   values = _read(path)
+  if 'from' in values:
+    values = _changed(_scale_path(values.pop('from'), f'{path}: from'), values)
   sections = {k: v for k, v in values.items() if isinstance(v, dict)}
   known = {'decoder_file': str, 'seeds': list}
   if 'pretrained' not in str(values.get('decoder_file')):
@@ -145,6 +151,25 @@ def load_scale(name: str) -> Scale:
   return scale
 
 
+def _scale_path(name: Any, what: str) -> pathlib.Path:
+  if name not in scales():
+    raise ValueError(
+        f'{what}={name}: one of {", ".join(scales())}'
+        f'{", or a TOML file" if what == "--scale" else ""}.'
+    )
+  return _HERE / 'scales' / f'{name}.toml'
+
+
+def _changed(base: pathlib.Path, values: Mapping[str, Any]) -> dict[str, Any]:
+  """A scale with other values, macro by macro."""
+  found = _read(base)
+  for key, value in values.items():
+    if isinstance(value, dict) and isinstance(found.get(key), dict):
+      value = found[key] | value
+    found[key] = value
+  return found
+
+
 def load_runs() -> dict[str, Run]:
   """All runs by name, those before that others need or are made from."""
   found: dict[str, Run] = {}
@@ -173,6 +198,7 @@ def load_tables() -> dict[str, Table]:
     tables[name] = Table(
         name=name,
         title=values['title'],
+        labels=values.get('labels', False),
         tasks=tuple(values.get('task', ())),
         metrics=tuple(values.get('metrics', ())),
         rows=tuple(

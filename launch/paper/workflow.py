@@ -17,6 +17,8 @@ from typing import Any
 from launch import exit_codes
 from launch.paper import spec as spec_lib
 
+_NEXT_ITEM = 'data/next_item.gin'
+_AND_FAVOURITE = 'data/next_item_and_favourite.gin'
 # argv -> returncode, its output in a log file.
 Call = Callable[[Sequence[str], pathlib.Path], int]
 _SKIPPED = -1
@@ -70,7 +72,7 @@ class Inputs:
 
   Attributes:
     data: The prepared dataset.
-    label: 'genre' or 'category', what its items have.
+    label: 'genre' or 'category', what its items have; '' for none.
     vocabulary: A file of ours; None with pretrained weights.
     weights: Of a pretrained decoder; None without.
   """
@@ -127,6 +129,10 @@ def argv(job: Job, scale: spec_lib.Scale, inputs: Inputs) -> list[str]:
       for macro, name in run.needs.items()
   }
   files = list(run.gin)
+  if _AND_FAVOURITE in files and inputs.label:
+    macros['FAVOURITE_TASK'] = f'favourite_{inputs.label}'
+  elif not inputs.label:
+    files = [_NEXT_ITEM if f == _AND_FAVOURITE else f for f in files]
   reads_text = spec_lib.DECODER in spec_lib.load_runs()[run.name].gin
   if reads_text and inputs.weights:
     macros['WEIGHTS'] = inputs.weights
@@ -139,8 +145,6 @@ def argv(job: Job, scale: spec_lib.Scale, inputs: Inputs) -> list[str]:
   else:
     where = f'--workdir={job.workdir}'
     macros |= {'DATA_DIR': str(inputs.data), 'SEED': job.seed}
-    if 'data/next_item_and_favourite.gin' in files:
-      macros['FAVOURITE_TASK'] = f'favourite_{inputs.label}'
     if run.name != 'lm':
       files.append('data/test_at_the_end.gin')
   return [

@@ -71,6 +71,37 @@ def test_a_scale_of_the_users(tmp_path, old, new, message):
     spec.load_scale(str(mine))
 
 
+def test_a_scale_that_changes_another(tmp_path):
+  mine = tmp_path / 'mine.toml'
+  mine.write_text(
+      "from = 'small'\nseeds = [0, 1]\n[contextualize]\nNUM_STEPS = 1500\n"
+  )
+  scale, small = spec.load_scale(str(mine)), spec.load_scale('small')
+  assert scale.name == 'mine' and scale.seeds == (0, 1)
+  assert scale.decoder == small.decoder
+  steps = scale.sections['contextualize']
+  assert steps == small.sections['contextualize'] | {'NUM_STEPS': 1500}
+  others = small.sections | {'contextualize': steps}
+  assert scale.sections == others
+
+
+@pytest.mark.parametrize(
+    ['text', 'message'],
+    [
+        ("from = 'smal'", 'mine.toml: from=smal: one of paper, small, tiny'),
+        ('from = 7', 'mine.toml: from=7: one of'),
+        ("from = 'small'\nperceiver = 7", 'perceiver is unknown'),
+        ("from = 'small'\n[perciever]\nX = 1", 'Did you mean perceiver'),
+        ("from = 'small'\nvocabulary_size = 'x'", 'vocabulary_size must be'),
+    ],
+)
+def test_a_wrong_change_of_a_scale(tmp_path, text, message):
+  mine = tmp_path / 'mine.toml'
+  mine.write_text(text)
+  with pytest.raises(ValueError, match=message):
+    spec.load_scale(str(mine))
+
+
 def test_a_scale_without_a_length_that_titles_tell(scale):
   del scale.sections['contextualize']['HISTORY_LENGTH']
   with pytest.raises(ValueError, match='HISTORY_LENGTH must be given, in'):

@@ -286,7 +286,7 @@ def test_a_killed_command_lets_its_trainer_save(tmp_path):
 @pytest.mark.parametrize(
     ['flags', 'message'],
     [
-        (['--table=review'], '--table=review needs events with a review'),
+        (['--table=review'], '--table=review: in --data events have no review'),
         (['--table=length', '--scale=huge'], '--scale=huge: one of paper, sm'),
         (['--table=length', '--scale=paper'], 'pretrained decoder: give --wei'),
         (['--table=length', '--weights=x'], 'its own decoder: drop --weights'),
@@ -300,11 +300,27 @@ def test_mistakes(paper, flags, message):
   assert not trainer.ran
 
 
+def test_items_without_genres(paper, data, tmp_path, capsys):
+  """What asks for them is left out, and told; the rest asks for items."""
+  (data / 'schema.json').write_text('{"modalities": [{"name": "item"}]}')
+  with pytest.raises(ValueError, match='favourite: in --data items have neither'):
+    paper(_Trainer(), '--table=favourite')
+  trainer = _Trainer()
+  assert paper(trainer, '--table=all') == 0
+  told = capsys.readouterr().out
+  assert 'no table favourite: items have neither genres nor' in told
+  assert 'no row Text summary in table next_item: items have' in told
+  assert 'text_prompt' in trainer.ran and 'text_summary' not in trainer.ran
+  text = (tmp_path / 'out' / 'all.md').read_text()
+  assert '| User-LLM |' in text and 'Text summary' not in text
+  assert 'Favourite' not in text
+  assert paper(_Trainer(), '--table=next_item', '--plan') == 0
+  plan = capsys.readouterr().out
+  assert '--gin_file=data/next_item.gin' in plan
+  assert 'favourite' not in plan.lower()
+
+
 def test_data_that_cannot_be_used(paper, data):
-  with pytest.raises(ValueError, match='neither genres nor categories'):
-    schema = {'modalities': [{'name': 'item'}]}
-    (data / 'schema.json').write_text(json.dumps(schema))
-    paper(_Trainer(), '--table=length')
   (data / 'schema.json').unlink()
   with pytest.raises(ValueError, match='no schema.json there. Prepare a data'):
     paper(_Trainer(), '--table=length')

@@ -1,10 +1,18 @@
 """Tests of reading a sweep's TOML: what is right, and each way to be wrong."""
 
+import pathlib
+
+import gin
 import pytest
 
+from launch.sweep import check
+from launch.sweep import expand
 from launch.sweep import spaces
 from launch.sweep import spec as spec_lib
+from user_llm import gin_utils
+from user_llm import train
 
+_EXAMPLES = pathlib.Path(check.__file__).parents[1] / 'examples' / 'sweeps'
 _HEAD = '''
 [sweep]
 name = 'rates'
@@ -21,6 +29,20 @@ def _load(tmp_path):
     return spec_lib.load(str(path), gin)
 
   return load
+
+
+@pytest.mark.parametrize(
+    ['name', 'trials'], [('rates', 6), ('ml_1m_features', 12)]
+)
+def test_examples(name, trials):
+  spec = spec_lib.load(str(_EXAMPLES / f'{name}.toml'))
+  variants = expand.variants(spec)
+  assert len(variants) == trials
+  for variant in variants:
+    gin.clear_config()
+    gin_utils.load_config(spec.base, check.overrides(variant))
+    gin_utils.configured(train.train)
+  gin.clear_config()
 
 
 def test_everything(load):
