@@ -303,7 +303,7 @@ def test_mistakes(paper, flags, message):
 def test_items_without_genres(paper, data, tmp_path, capsys):
   """What asks for them is left out, and told; the rest asks for items."""
   (data / 'schema.json').write_text('{"modalities": [{"name": "item"}]}')
-  with pytest.raises(ValueError, match='favourite: in --data items have neither'):
+  with pytest.raises(ValueError, match='favourite: in --data items have'):
     paper(_Trainer(), '--table=favourite')
   trainer = _Trainer()
   assert paper(trainer, '--table=all') == 0
