@@ -9,6 +9,7 @@ axis `data`, which shards batch and weights. Prints a table in Markdown; nothing
 is allocated: a step is compiled from shapes.
 """
 
+import argparse
 import sys
 import time
 
@@ -118,6 +119,10 @@ def _row(name: str, strategy: str, topology: str) -> str:
 
 
 def main() -> None:
+  argparse.ArgumentParser(
+      description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+  ).parse_args()
   topologies.prepare('h100-8')  # Eight CPU devices; TPUs need none.
   print(
       '| decoder | trains | devices | state, GiB | temporaries | a device holds '

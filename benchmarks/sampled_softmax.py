@@ -7,6 +7,7 @@ full one grows with the catalogue; what is left of the sampled one's growth is
 the gradient of the table, which is as large as the table.
 """
 
+import argparse
 import statistics
 import time
 
@@ -41,6 +42,10 @@ def _seconds(run, i):
 
 
 def main() -> None:
+  argparse.ArgumentParser(
+      description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+  ).parse_args()
   print('| items | full, ms | 1,024 negatives, ms | full / sampled |')
   print('|---|---|---|---|')
   for num_items in (5_000, 50_000, 500_000):

@@ -104,7 +104,7 @@ def ranking_metrics(
   rank_U = (scores_UI >= true_U[:, None]).sum(axis=1)
   values = {f'recall@{k}': rank_U <= k for k in _CUTOFFS}
   values['ndcg@10'] = np.where(rank_U <= 10, 1 / np.log2(rank_U + 1), 0)
-  values['mrr'] = 1 / rank_U
+  values['mrr@10'] = np.where(rank_U <= 10, 1 / rank_U, 0)
   return {
       f'{metric}/{policy}': {
           'mean': float(np.mean(value)),

@@ -194,7 +194,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.error(
         '--input is for real data: add --data=movielens_100k or the like'
         if args.input
-        else f'--data={args.data} needs --input=PATH'
+        else f'--data={args.data} needs --input=PATH. What may be fetched: '
+        '.venv/bin/python -m data_prep download --help'
     )
   if args.input:
     args.input = pathlib.Path(args.input).resolve()

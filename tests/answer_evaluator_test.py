@@ -37,7 +37,7 @@ def _metrics(ranks):
       'recall@5': np.mean(ranks <= 5),
       'recall@10': np.mean(ranks <= 10),
       'ndcg@10': gain.mean(),
-      'mrr': np.mean(1 / ranks),
+      'mrr@10': np.mean(np.where(ranks <= 10, 1 / ranks, 0)),
   }
 
 
@@ -169,16 +169,18 @@ def test_the_future_and_the_history_as_text(model):
 def test_what_is_not_among_the_beams_has_no_rank(model):
   parts, params = model
   evaluator = dataclasses.replace(
-      parts['test_evaluators'][0], batch_size=16, beam_size=3
+      parts['test_evaluators'][0], batch_size=16, beam_size=10
   )
   found = evaluator.evaluate(
       parts['objective'], params, partitioning.MeshConfig().make(), full=False
   )
-  row = found.models['user_llm']
-  assert row['recall@5/all'] == row['recall@10/all']
+  ranks = found.per_example.values['user_llm']['rank/all']
+  assert (ranks <= 10).any()
+  assert set(ranks[ranks > 10]) == {np.iinfo(np.int32).max}
+  assert found.models['user_llm']['recall@10/all'].mean == (ranks <= 10).mean()
 
 
-@pytest.mark.parametrize('beam_size', [0, -1, 2.5])
+@pytest.mark.parametrize('beam_size', [0, -1, 2.5, 9])
 def test_bad_beam_size(model, beam_size):
   evaluator = model[0]['test_evaluators'][0]
   with pytest.raises(ValueError, match='BEAM_SIZE'):

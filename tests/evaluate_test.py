@@ -84,7 +84,7 @@ def test_a_known_ceiling(workdir, tiny_dataset, tmp_path):
   """Shown beside the figures of the very split that it is of, and no other."""
   data_dir = str(shutil.copytree(tiny_dataset, tmp_path / 'synthetic'))
   dataset = small_run.dataset(data_dir)
-  ceiling = {'mrr/all': {'mean': 0.5, 'stderr': 0.1}}
+  ceiling = {'mrr@10/all': {'mean': 0.5, 'stderr': 0.1}}
   for fingerprint, is_shown in (('other', False), (dataset.fingerprint, True)):
     (tmp_path / 'synthetic' / 'bayes.json').write_text(json.dumps({
         'leave_one_out': {

@@ -24,7 +24,7 @@ def test_metrics_of_ranks():
       'recall@5': 2 / 3,
       'recall@10': 2 / 3,
       'ndcg@10': (1 + 1 / math.log2(4) + 0) / 3,
-      'mrr': (1 + 1 / 3 + 1 / 20) / 3,
+      'mrr@10': (1 + 1 / 3 + 0) / 3,
   })
   # Of a share p among n: sqrt(p (1 - p) / (n - 1)).
   assert found['recall@5/x'].stderr == pytest.approx(math.sqrt(2 / 9 / 2))
@@ -38,12 +38,13 @@ def test_cutoffs(rank, hits):
   found = metrics.ranking_values(np.array([rank]))
   assert tuple(found[f'recall@{k}'].item() for k in (1, 5, 10)) == hits
   assert (found['ndcg@10'] > 0).all() == (rank <= 10)
+  assert (found['mrr@10'] > 0).all() == (rank <= 10)
 
 
 def test_what_is_not_ranked_counts_nothing():
   found = metrics.ranking_values(np.array([np.iinfo(np.int32).max]))
   assert found['recall@10'].item() == 0
-  assert found['mrr'].item() == pytest.approx(0, abs=1e-9)
+  assert found['mrr@10'].item() == 0
 
 
 def test_ranks_of_both_policies_beside_another_metric():

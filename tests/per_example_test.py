@@ -36,7 +36,7 @@ def test_what_is_written_is_read(tmp_path):
   assert set(found.values) == {'user_llm', 'markov'}
   metrics = found.metrics('user_llm')
   assert metrics['recall@5/all'].tolist() == [1, 0]
-  assert metrics['mrr/all'].tolist() == [1, 1 / 30]
+  assert metrics['mrr@10/all'].tolist() == [1, 0]
   assert metrics['accuracy'].tolist() == [1, 0]
   assert not found.metrics('another')
 

@@ -43,7 +43,7 @@ _USER_LLM = (
     'from user_llm import restore\n' + small_user_llm.USER_LLM
     + 'INIT_FROM = [@decoder/restore.InitFrom()]\n'
     'TEST_EVALUATORS = [@favourite/test/answer_evaluator.AnswerEvaluator()]\n'
-    'BEAM_SIZE = 1\n'
+    'BEAM_SIZE = 10\n'
 )
 
 

@@ -95,13 +95,13 @@ def test_evaluation(finished, tiny_dataset):
   assert set(found['models']) == {'encoder_head', 'popularity', 'markov'}
   row = found['models']['encoder_head']
   assert {f'{m}/{p}' for p in ('all', 'unseen') for m in (
-      'recall@1', 'recall@5', 'recall@10', 'ndcg@10', 'mrr'
+      'recall@1', 'recall@5', 'recall@10', 'ndcg@10', 'mrr@10'
   )} == row.keys() - {'answer_nats'}
   assert 0 < row.pop('answer_nats')['mean']
   for value in row.values():
     assert 0 <= value['mean'] <= 1 and value['stderr'] >= 0
   # A user's items are distinct here, so that removing them can only help.
-  assert row['mrr/unseen']['mean'] >= row['mrr/all']['mean']
+  assert row['mrr@10/unseen']['mean'] >= row['mrr@10/all']['mean']
   example = found['examples'][0]
   assert example.keys() == {'user', 'history', 'question', 'answers', 'truth'}
   assert example['user'] == '1' and len(example['answers']) == 10
@@ -146,7 +146,7 @@ def test_a_stopped_run_goes_on_bit_by_bit(
   train_lib.train(**arguments)
   for key in ('train/loss', 'train/grad_norm', 'train/learning_rate'):
     assert _metrics(tmp_path / 'run', key) == _metrics(finished, key)
-  key = 'eval/tiny_events/encoder_head/mrr/all'
+  key = 'eval/tiny_events/encoder_head/mrr@10/all'
   assert _metrics(tmp_path / 'run', key)[12] == _metrics(finished, key)[12]
   info = json.loads((tmp_path / 'run' / 'run.json').read_text())
   assert info['goodput']['sessions'] == 2

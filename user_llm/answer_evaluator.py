@@ -11,6 +11,7 @@ import numpy as np
 
 from user_llm import baselines
 from user_llm import evaluator as evaluator_lib
+from user_llm import metrics as metrics_lib
 from user_llm import per_example as per_example_lib
 from user_llm.data import example_facts
 from user_llm.data import pipeline
@@ -21,7 +22,7 @@ from user_llm.runtime import host_batches
 
 GENERATED_PROTOCOL = (
     'the answer is generated as text by beam search over the trie of all '
-    'possible answers; '
+    'possible answers'
 )
 _SHOWN_ANSWERS = 5
 
@@ -47,7 +48,7 @@ class AnswerEvaluator:
     split: 'validation' or 'test'.
     batch_size: Users a step, over all devices; rounded up to what they can
       share.
-    beam_size: Beams, thus answers.
+    beam_size: Beams, thus answers; of 'next_item' as many as are measured.
     row: The model's name in the table.
   """
 
@@ -65,6 +66,11 @@ class AnswerEvaluator:
       )
     if not isinstance(self.beam_size, int) or self.beam_size < 1:
       raise ValueError(f'BEAM_SIZE must be positive, not {self.beam_size!r}.')
+    if self.dataset.task == 'next_item' and self.beam_size < metrics_lib.TOP:
+      raise ValueError(
+          f'BEAM_SIZE={self.beam_size} is too small: among the next items the '
+          f'first {metrics_lib.TOP} are measured.'
+      )
 
   def check(
       self, objective: conditioned_lm.ConditionedLM, batch_size: int
@@ -206,7 +212,7 @@ class AnswerEvaluator:
         num_examples=len(truth),
         split_rule=self.dataset.split_rule.name,
         split_fingerprint=self.dataset.fingerprint,
-        protocol=GENERATED_PROTOCOL + self._protocol(),
+        protocol=self._protocol(),
         models=evaluator_lib.estimates(values) | ceilings,
         per_example=per_example_lib.PerExample(
             facts=self._facts(np.concatenate(example_ids), truth),
@@ -216,6 +222,12 @@ class AnswerEvaluator:
     )
 
   def _protocol(self) -> str:
+    num_shared = int((self.answers.num_items > 1).sum())
+    shared = f', {num_shared} of which give several items one rank'
+    how = GENERATED_PROTOCOL + (shared if num_shared else '')
+    return f'{how}; {self._measure()}'
+
+  def _measure(self) -> str:
     if self.dataset.task == 'next_item':
       return evaluator_lib.RANKING_PROTOCOL
     if self.dataset.task.startswith('future'):

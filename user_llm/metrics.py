@@ -8,7 +8,7 @@ import numpy as np
 RECALL_AT = (1, 5, 10)
 # Of values that are ranks; the seen policy follows: 'rank/unseen'.
 RANK = 'rank'
-NDCG_AT = 10
+TOP = 10
 
 
 class Estimate(NamedTuple):
@@ -28,21 +28,27 @@ def estimate(values: np.ndarray) -> Estimate:
 
 
 def ranking_values(ranks: np.ndarray) -> dict[str, np.ndarray]:
-  """recall@k, ndcg@10 and mrr of a full ranking with one relevant item.
+  """recall@k, ndcg@10 and mrr@10 of a full ranking with one relevant item.
+
+  All are cut, so that a ranking by beam search, which ends, and that of a whole
+  catalogue are measured alike.
 
   Args:
     ranks: i64[n] from 1; what is not ranked at all has a rank past every k.
 
   Returns:
     f64[n] by name. Example: ranks [1, 3, 20] -> recall@1 [1, 0, 0], recall@5
-    [1, 1, 0], ndcg@10 [1, 1/log2(4), 0], mrr [1, 1/3, 1/20].
+    [1, 1, 0], ndcg@10 [1, 1/log2(4), 0], mrr@10 [1, 1/3, 0].
   """
   ranks = np.asarray(ranks, np.int64)
   if ranks.size and ranks.min() < 1:
     raise ValueError(f'Ranks start at 1, found {ranks.min()}.')
   out = {f'recall@{k}': (ranks <= k).astype(np.float64) for k in RECALL_AT}
-  gain = np.where(ranks <= NDCG_AT, 1.0 / np.log2(ranks + 1.0), 0.0)
-  return out | {f'ndcg@{NDCG_AT}': gain, 'mrr': 1.0 / ranks}
+  is_top = ranks <= TOP
+  return out | {
+      f'ndcg@{TOP}': np.where(is_top, 1.0 / np.log2(ranks + 1.0), 0.0),
+      f'mrr@{TOP}': np.where(is_top, 1.0 / ranks, 0.0),
+  }
 
 
 def expand(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

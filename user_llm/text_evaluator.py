@@ -52,6 +52,9 @@ def compiled_texts(
 class TextEvaluator:
   """Compares generated reviews with the users' own.
 
+  By their words alone: -log p is of as much of a review as TEXT_LENGTH holds
+  beside its prompt, which is not the same for models of other prompts.
+
   Attributes:
     dataset: The task 'review_generation'.
     split: 'validation' or 'test'.
@@ -137,10 +140,13 @@ class TextEvaluator:
       full: bool = True,
   ) -> evaluator_lib.Evaluation:
     """See `evaluator.Evaluator.evaluate`."""
-    example_ids, nats, examples, told = [], [], [], []
+    example_ids, examples, told = [], [], []
     answers: list[list[dict[str, Any]]] = []
+    write = compiled_texts(
+        objective, self.generation, self.dataset.tokenizer.eos_id
+    )
     for batch, out in evaluator_lib.predictions(
-        self._predict(objective),
+        lambda params, batch: write(params, batch)._asdict(),
         params,
         self.dataset,
         self.split,
@@ -152,7 +158,6 @@ class TextEvaluator:
         examples = self._examples(batch, found)
       example_ids.append(batch['example_id'])
       told.append({k: batch[k] for k in evaluator_lib.TOLD if k in batch})
-      nats.append(out['answer_nats'])
       answers += found
     ids = np.concatenate(example_ids)
     events = self.dataset.label_events(self.split, ids)
@@ -160,7 +165,6 @@ class TextEvaluator:
     values = {
         self.row: {
             **text_values([texts[0]['text'] for texts in answers], truths),
-            'answer_nats': np.concatenate(nats),
             **evaluator_lib.history_told(told),
         }
     }
@@ -181,19 +185,6 @@ class TextEvaluator:
         ),
         examples=tuple(examples),
     )
-
-  def _predict(self, objective: conditioned_lm.ConditionedLM) -> Any:
-    write = compiled_texts(
-        objective, self.generation, self.dataset.tokenizer.eos_id
-    )
-
-    def run(
-        params: Any, batch: Mapping[str, jax.Array]
-    ) -> dict[str, jax.Array]:
-      nats_B1 = objective.predict(params, batch)['answer_nats']
-      return {**write(params, batch)._asdict(), 'answer_nats': nats_B1[:, 0]}
-
-    return jax.jit(run)
 
   def _truths(self, events: np.ndarray) -> list[str]:
     texts = self.dataset.log.texts(self.dataset.review_text)

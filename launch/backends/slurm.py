@@ -84,6 +84,19 @@ class Slurm(backend.Backend):
             mend='scontrol ping; ask the administrators',
         )
     )
+    if spec and spec.gpus_per_node:
+      find = 'from importlib.util import find_spec as f; import sys; sys.exit('
+      find += 'not (f("jax_cuda12_plugin") or f("jax_cuda13_plugin")))'
+      checks.append(
+          backend.Check(
+              what=f'JAX of {spec.python} has its plugin for GPUs',
+              ok=backend.ask((spec.python, '-c', find)).returncode == 0,
+              mend=(
+                  f'{spec.python} -m pip install -c requirements.lock '
+                  "'jax[cuda12]'; without it GPUs idle"
+              ),
+          )
+      )
     if spec and spec.nodes > 1:
       host = socket.gethostname()
       checks.append(

@@ -43,7 +43,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument(
       '--scale', default='tiny', metavar='NAME',
-      help=f'{", ".join(spec_lib.scales())}, or a TOML file like theirs',
+      help=f'{", ".join(spec_lib.scales())}, or a TOML file like theirs; with '
+      "from = 'small' one of what is different",
   )
   parser.add_argument(
       '--out', type=pathlib.Path, required=True, metavar='FOLDER',
@@ -85,6 +86,8 @@ def run(
         if scale.is_pretrained
         else f'--scale={args.scale} trains its own decoder: drop --weights.'
     )
+  if args.weights and not pathlib.Path(args.weights).exists():
+    raise ValueError(f'--weights={args.weights} does not exist.')
   out = args.out.absolute()
   data = _data(args, out)
   if args.plan and not data.exists():
@@ -127,7 +130,7 @@ def run(
   path = out / f'{name}.md'
   path.write_text(text, encoding='utf-8')
   print(f'\n{text}\n{path}, after {(time.monotonic() - start) / 60:.1f} min')
-  _report(jobs, out / f'{name}.html', f'{data.name}, {scale.name}: {name}')
+  _report(jobs, out / f'{name}_report.html', f'{data.name}, {scale.name}: {name}')
   return 1 if failed else exit_codes.DONE
 
 

@@ -3,10 +3,12 @@
 A scale says how large and how long everything is; its file may be the user's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import difflib
+import functools
 import pathlib
+import re
 from typing import Any
 
 from launch import flags
@@ -14,6 +16,7 @@ from launch import flags
 _HERE = pathlib.Path(__file__).resolve().parent
 _RUN_KEYS = ('gin', 'sizes', 'needs', 'macros', 'text', 'labels', 'mode')
 _CHANGES = ('from', 'swap', 'more_gin', 'more_sizes')
+_MACRO = re.compile(r'^([A-Z][A-Z0-9_]*) *=', re.MULTILINE)
 DECODER = 'DECODER'
 DECODER_CHECKPOINT = 'DECODER_CHECKPOINT'
 
@@ -143,6 +146,12 @@ def load_scale(name: str) -> Scale:
     names = wanted if key in sections else known
     if key not in names:
       raise ValueError(f'{path}: {key} is unknown.{_close(key, names)}')
+  known_macros = _macros()
+  for section in sections.values():
+    for macro in section.keys() - known_macros:
+      raise ValueError(
+          f'{path}: no gin file has {macro}.{_close(macro, known_macros)}'
+      )
   missing = sorted(wanted - sections.keys())
   if missing:
     raise ValueError(f'{path}: section [{missing[0]}] is missing.')
@@ -266,6 +275,16 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     raise ValueError(f'{path}: {error}') from error
 
 
-def _close(word: str, known: Sequence[str]) -> str:
+@functools.cache
+def _macros() -> frozenset[str]:
+  """Those of all gin files; which a run takes is seen when it starts."""
+  return frozenset(
+      match[1]
+      for path in (_HERE.parents[1] / 'gin').rglob('*.gin')
+      for match in _MACRO.finditer(path.read_text(encoding='utf-8'))
+  )
+
+
+def _close(word: str, known: Collection[str]) -> str:
   close = difflib.get_close_matches(word, list(known), n=1)
   return f' Did you mean {close[0]}?' if close else ''

@@ -203,6 +203,36 @@ def test_text_length_pads_and_cuts_training_only(make):
     assert test['target_tokens'].shape == (1, 1, longest)
 
 
+def test_answers_that_are_cut_are_told_once(make, capfd):
+  free = make('next_item')
+  longest = free.num_tokens('train')
+  rows = free.answers.tokens[1:]
+  cut = (np.count_nonzero(rows, axis=1) == rows.shape[1]).sum()
+  dataset = make('next_item', text_length=longest - 1)
+  for _ in range(2):
+    assert dataset.num_tokens('train') == longest - 1
+    assert dataset.num_tokens('test') == longest
+  told = capfd.readouterr().err
+  assert told.count('warning: ') == 1
+  assert f'TEXT_LENGTH={longest - 1} cuts {cut} of {len(rows)} ans' in told
+  make('next_item', text_length=longest).num_tokens('train')
+  assert 'cuts' not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ['names', 'mend'],
+    [
+        (('genre', 'rating'), "FAVOURITE_TASK='\"favourite_genre\"'"),
+        (('rating',), 'include data/next_item.gin'),
+    ],
+)
+def test_a_favourite_that_items_do_not_have(make, names, mend):
+  schema = make('next_item').log.schema.select(('item', *names))
+  with pytest.raises(ValueError, match='have no category; ') as error:
+    tasks.labels_of(schema, 'favourite_category')
+  assert mend in str(error.value)
+
+
 def test_there_are_as_many_examples_as_the_manifest_says(make):
   dataset = make('next_item')
   path = pathlib.Path(dataset.data_dir) / 'manifest.json'

@@ -146,7 +146,7 @@ def test_synthetic(tmp_path):
   split = manifest['splits']['leave_one_out']
   assert bayes['split_fingerprint'] == split['fingerprint']
   assert bayes['n'] == split['test'] == 30
-  for metric in ('recall@1', 'recall@5', 'recall@10', 'ndcg@10', 'mrr'):
+  for metric in ('recall@1', 'recall@5', 'recall@10', 'ndcg@10', 'mrr@10'):
     for policy in ('all', 'unseen'):
       assert set(bayes['metrics'][f'{metric}/{policy}']) == {'mean', 'stderr'}
   for record in _records(outputs[0]):

@@ -149,7 +149,7 @@ def test_ranking_metrics():
   assert told['recall@5/unseen']['mean'] == 1
   ndcg = (1 + 1 / 2 + 1 / math.log2(5)) / 3
   assert told['ndcg@10/all']['mean'] == pytest.approx(ndcg)
-  assert told['mrr/all']['mean'] == pytest.approx((1 + 1 / 3 + 1 / 4) / 3)
+  assert told['mrr@10/all']['mean'] == pytest.approx((1 + 1 / 3 + 1 / 4) / 3)
   # Of 1, 0, 0: variance (with n - 1) 1/3, over 3.
   assert told['recall@1/all']['stderr'] == pytest.approx(1 / 3)
 

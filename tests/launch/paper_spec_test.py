@@ -93,6 +93,10 @@ def test_a_scale_that_changes_another(tmp_path):
         ("from = 'small'\nperceiver = 7", 'perceiver is unknown'),
         ("from = 'small'\n[perciever]\nX = 1", 'Did you mean perceiver'),
         ("from = 'small'\nvocabulary_size = 'x'", 'vocabulary_size must be'),
+        (
+            "from = 'small'\n[contextualize]\nNUM_STEP = 9",
+            'no gin file has NUM_STEP. Did you mean NUM_STEPS',
+        ),
     ],
 )
 def test_a_wrong_change_of_a_scale(tmp_path, text, message):

@@ -289,6 +289,10 @@ def test_a_killed_command_lets_its_trainer_save(tmp_path):
         (['--table=review'], '--table=review: in --data events have no review'),
         (['--table=length', '--scale=huge'], '--scale=huge: one of paper, sm'),
         (['--table=length', '--scale=paper'], 'pretrained decoder: give --wei'),
+        (
+            ['--table=length', '--scale=paper', '--weights=no/file'],
+            '--weights=no/file does not exist',
+        ),
         (['--table=length', '--weights=x'], 'its own decoder: drop --weights'),
         (['--table=length', '--parallel=0'], '--parallel=0 must be 1 or more'),
     ],

@@ -21,8 +21,7 @@ def test_an_encoder_and_a_text_model(tmp_path, capsys):
   report_runs.write(tmp_path / 'a', _VALUES, task='x_events')
   report_runs.write(
       tmp_path / 'b', _VALUES,
-      protocol=answer_evaluator.GENERATED_PROTOCOL
-      + evaluator.RANKING_PROTOCOL,
+      protocol=f'{answer_evaluator.GENERATED_PROTOCOL}; {evaluator.RANKING_PROTOCOL}',
   )
   assert _doctor(tmp_path / 'a', tmp_path / 'b') == 0
   out = capsys.readouterr().out

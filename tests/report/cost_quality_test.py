@@ -92,7 +92,19 @@ def test_costs_of_training_else(tmp_path):
     ['macros', 'name'],
     [
         ({}, 'text prompt'),
-        ({'ENCODER': '@x()', 'RESAMPLER': '@y.LastEvent()'}, 'User-LLM'),
+        (
+            {'ENCODER': '@x()', 'RESAMPLER': '@resampler.NoResamplerConfig()'},
+            'User-LLM',
+        ),
+        ({'ENCODER': '@x()', 'RESAMPLER': '@y.LastEventConfig()'}, ''),
+        ({'PROMPT_TOKENS': '500', 'SUMMARY_LABELS': '6'}, ''),
+        (
+            {
+                'ENCODER': '@x()', 'RESAMPLER': '@resampler.ResamplerConfig()',
+                'PROMPT_TOKENS': '160',
+            },
+            '',
+        ),
         (
             {'ENCODER': '@x()', 'RESAMPLER': '@resampler.ResamplerConfig()'},
             'User-LLM, Perceiver',

@@ -141,7 +141,7 @@ def test_markdown(workdir, tmp_path):
   report.write_report(
       report=gathering.gather([str(workdir)]), output=str(tmp_path / 'r.html')
   )
-  lines = (tmp_path / 'results.md').read_text().splitlines()
+  lines = (tmp_path / 'r.md').read_text().splitlines()
   assert '| model | recall@1 | recall@10 | n | seeds | run | step |' in lines
   best = '| User-LLM (text) | **0.050 ±0.013** | **0.500 ±0.013** | 1234 |'
   assert any(line.startswith(best) for line in lines)
@@ -168,7 +168,7 @@ def test_nothing_evaluated_yet(tmp_path, capsys):
 
 
 def test_missing_workdir(tmp_path, capsys):
-  flags = ['--workdirs', str(tmp_path / 'no'), '--output', str(tmp_path / 'r')]
+  flags = ['--workdirs', str(tmp_path / 'no'), '--output', str(tmp_path / 'r.html')]
   assert report.main(flags) == 2
   assert 'is not a directory' in capsys.readouterr().err
   assert not (tmp_path / 'r').exists()
@@ -194,9 +194,9 @@ def test_differences_from_a_row(tmp_path, capsys):
   assert 'Difference from Markov' in page
   assert 'p &lt; .001' in page
   assert '**+1.000 [+1.000, +1.000] p < .001**' in (
-      tmp_path / 'results.md'
+      tmp_path / 'r.md'
   ).read_text()
-  with (tmp_path / 'results.csv').open() as file:
+  with (tmp_path / 'r.csv').open() as file:
     lines = list(csv.DictReader(file))
   # Five metrics of each ranking, and one more.
   assert len(lines) == 11
@@ -223,6 +223,34 @@ def test_dollars_in_charts_are_no_mathematics(tmp_path):
   bars = plots.bars(found.tables[0])
   for name in names:
     assert f'>{name}</text>' in bars
+
+
+def test_runs_of_one_name_in_folders_of_one_name(tmp_path):
+  for out in ('out1', 'out2'):
+    for run in ('user_llm-seed0', 'lora-seed0'):
+      report_runs.write(
+          tmp_path / out / 'runs' / run, {'user_llm': {'accuracy': [1, 0]}},
+          config=report_runs.CONFIG + out + run,
+      )
+  workdirs = sorted(map(str, tmp_path.glob('*/runs/*-seed0')))
+  found = gathering.gather([*workdirs, workdirs[0]])
+  assert sorted(run.name for run in found.runs) == [
+      f'{out}/runs/{run}-seed0'
+      for out in ('out1', 'out2') for run in ('lora', 'user_llm')
+  ]
+
+
+@pytest.mark.parametrize('name', ['r.md', 'r', 'folder.html'])
+def test_a_page_that_cannot_be_written(tmp_path, capsys, name):
+  (tmp_path / 'folder.html').mkdir()
+  report_runs.write(tmp_path / 'run', {'user_llm': {'accuracy': [1, 0]}})
+  flags = ['--workdirs', str(tmp_path / 'run')]
+  try:
+    code = report.main([*flags, '--output', str(tmp_path / name)])
+  except SystemExit as error:
+    code = error.code
+  assert code == 2
+  assert name in capsys.readouterr().err
 
 
 def test_broken_examples(tmp_path, capsys):

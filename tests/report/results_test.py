@@ -45,7 +45,7 @@ def test_encoder_and_text_model_share_a_table(tmp_path):
   _write(
       tmp_path / 'a',
       'x_y_events',
-      {'popularity': ('recall@5/all', 0.1), 'encoder_head': ('mrr/all', 0.2)},
+      {'popularity': ('recall@5/all', 0.1), 'encoder_head': ('mrr@10/all', 0.2)},
   )
   _write(
       tmp_path / 'b',
@@ -61,7 +61,7 @@ def test_encoder_and_text_model_share_a_table(tmp_path):
   assert _labels(table) == [
       'User-LLM (text)', 'Encoder head', 'Popularity', 'Bayes-optimal'
   ]
-  assert table.metrics('all') == ('recall@5/all', 'mrr/all')
+  assert table.metrics('all') == ('recall@5/all', 'mrr@10/all')
   assert table.policies == ('unseen', 'all')
   # A ceiling is never the best.
   assert table.best('recall@5/all') == 0.1
@@ -78,8 +78,8 @@ def test_no_row_is_lost(tmp_path):
         tmp_path / name,
         'x_next_item',
         {
-            'user_llm': ('mrr/all', recall),
-            'popularity': ('mrr/all', popularity),
+            'user_llm': ('mrr@10/all', recall),
+            'popularity': ('mrr@10/all', popularity),
         },
         num_examples=num,
         seed=0,
@@ -89,14 +89,14 @@ def test_no_row_is_lost(tmp_path):
       'User-LLM (text) · a', 'User-LLM (text) · b', 'User-LLM (text) · c',
       'Popularity · n = 943', 'Popularity · n = 64',
   ]
-  means = [row.metrics['mrr/all'].mean for row in table.rows]
+  means = [row.metrics['mrr@10/all'].mean for row in table.rows]
   assert means == [0.2, 0.4, 0.3, 0.1, 0.5]
   assert table.has_mixed_counts
 
 
 def test_runs_of_one_name(tmp_path):
   for folder in ('x/run', 'y/run'):
-    _write(tmp_path / folder, 'x_next_item', {'user_llm': ('mrr/all', 0.2)})
+    _write(tmp_path / folder, 'x_next_item', {'user_llm': ('mrr@10/all', 0.2)})
   (table,) = _tables(tmp_path / 'x' / 'run', tmp_path / 'y' / 'run')
   assert [row.detail for row in table.rows] == ['x/run', 'y/run']
 
@@ -201,11 +201,11 @@ def test_a_table_of_texts(tmp_path):
 
 
 def test_another_split_is_another_table(tmp_path):
-  _write(tmp_path / 'a', 'x_events', {'encoder_head': ('mrr/all', 0.2)})
+  _write(tmp_path / 'a', 'x_events', {'encoder_head': ('mrr@10/all', 0.2)})
   _write(
       tmp_path / 'b',
       'x_next_item',
-      {'user_llm': ('mrr/all', 0.2)},
+      {'user_llm': ('mrr@10/all', 0.2)},
       split_fingerprint='other',
   )
   _write(tmp_path / 'b', 'x_favourite_genre', {'user_llm': ('accuracy', 0.2)})
@@ -223,13 +223,13 @@ def test_test_split_and_newest_step_go_first(tmp_path):
     _write(
         tmp_path,
         'x_events',
-        {'encoder_head': ('mrr/all', mean)},
+        {'encoder_head': ('mrr@10/all', mean)},
         split=split,
         step=step,
     )
   (table,) = _tables(tmp_path)
   assert table.split == 'test'
-  assert table.rows[0].metrics['mrr/all'].mean == 0.3
+  assert table.rows[0].metrics['mrr@10/all'].mean == 0.3
   assert table.rows[0].step == 100
 
 

@@ -69,6 +69,21 @@ def test_the_examples_of_another_evaluation(tmp_path):
       evaluation.per_example  # pylint: disable=pointless-statement
 
 
+def test_an_older_evaluation_without_a_metric_and_one_of_nan(tmp_path):
+  values = {'user_llm': {'rank/all': [1, 30], 'accuracy': [1, np.nan]}}
+  path = report_runs.write(tmp_path, values)
+  raw = json.loads(path.read_text())
+  del raw['models']['user_llm']['mrr@10/all']
+  path.write_text(json.dumps(raw))
+  (evaluation,) = runs.load_run(tmp_path).evaluations
+  assert len(evaluation.per_example) == 2
+  raw['models']['user_llm']['recall@10/all']['mean'] = 0.1
+  path.write_text(json.dumps(raw))
+  (evaluation,) = runs.load_run(tmp_path).evaluations
+  with pytest.raises(ValueError, match='does not belong to 10.json'):
+    evaluation.per_example  # pylint: disable=pointless-statement
+
+
 def test_examples_are_read_as_they_were(tmp_path):
   report_runs.write(tmp_path, {'user_llm': {'rank/all': [1, 30, 4]}})
   (evaluation,) = runs.load_run(tmp_path).evaluations

@@ -1,9 +1,12 @@
 """Slices by hand, and their charts."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import report_runs
 
+from user_llm import per_example
 from user_llm.report import gathering
 from user_llm.report import slice_plots
 from user_llm.report import slices
@@ -55,6 +58,24 @@ def test_slices_by_hand(table):
   # Two thirds have B, one third has A beside it.
   assert dict(zip(genre.names, genre.counts)) == {'B': 60, 'A': 30}
   assert not genre.is_ordered
+
+
+def test_slices_by_history_where_rows_see_less(tmp_path):
+  """The first row sees 30 events at most; the examples are sliced by all."""
+  for name, most in (('a', 30), ('b', None)):
+    path = report_runs.write(
+        tmp_path / name, {'user_llm': {'accuracy': np.arange(_N) < 9}},
+        config=report_runs.CONFIG + name,
+    )
+    kept = per_example.read(path.with_suffix('.npz'))
+    events = np.minimum(kept.facts['history_events'], most or _N)
+    dataclasses.replace(
+        kept, facts={**kept.facts, 'history_events': events}
+    ).write(path.with_suffix('.npz'))
+  (table,) = gathering.gather([str(tmp_path / 'a'), str(tmp_path / 'b')]).tables
+  found = slices.make(table)
+  assert not found.left_out
+  assert found.slicings[0].counts == (10, 10, 30, 40)
 
 
 def test_charts_of_slices(table):

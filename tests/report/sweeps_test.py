@@ -77,7 +77,7 @@ def test_trials_without_results(sweep, tmp_path, capsys):
   assert report.main(flags) == 0
   out = ' '.join(capsys.readouterr().out.split())
   assert 'Trial LEARNING_RATE=0.01, LORA_RANK=16, SEED=0: not started.' in out
-  for name in ('r.html', 'results.md'):
+  for name in ('r.html', 'r.md'):
     text = (tmp_path / name).read_text()
     assert 'Unfinished trials' in text and 'unfinished, at step 20' in text
   assert '6 runs' in (tmp_path / 'r.html').read_text()
@@ -159,6 +159,19 @@ def test_recall_by_history_length(tmp_path):
 def test_one_history_length_has_no_chart(tmp_path):
   _of_lengths(tmp_path, (50,), rank='8')
   _of_lengths(tmp_path, (100,), rank='16')
+  assert _lengths_chart(tmp_path) is None
+
+
+def test_checkpoints_at_one_length_are_no_line(tmp_path):
+  """One would hide the other."""
+  for encoder in ('dual', 'next_event'):
+    for length in (50, 100):
+      report_runs.write(
+          tmp_path / f'{encoder}_{length}',
+          {'user_llm': {'rank/unseen': np.arange(1, 9)}},
+          config=f'HISTORY_LENGTH = {length}\n'
+          f"ENCODER_CHECKPOINT = '{encoder}{length}'\n",
+      )
   assert _lengths_chart(tmp_path) is None
 
 

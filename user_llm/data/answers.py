@@ -1,6 +1,8 @@
 """The answers that a task can have, tokenised once into a table."""
 
 import dataclasses
+import functools
+import sys
 
 import numpy as np
 import seqio
@@ -22,6 +24,25 @@ class Answers:
 
   texts: tuple[str, ...]
   tokens: np.ndarray
+
+  @functools.cache
+  def warn_of_cuts(self, name: str, text_length: int, prompt: int) -> None:
+    """Says, once, how many of the answers are cut in training.
+
+    Whole ones are evaluated, and the end of one that is cut is not learnt.
+
+    Args:
+      name: Of the task.
+      text_length: Tokens that training has room for.
+      prompt: Tokens before the answer.
+    """
+    lengths = np.count_nonzero(self.tokens[1:], axis=1)
+    if cut := int(np.sum(prompt + lengths > text_length)):
+      print(
+          f'warning: {name}: TEXT_LENGTH={text_length} cuts {cut} of '
+          f'{len(lengths)} answers in training; None has room for all.',
+          file=sys.stderr, flush=True,
+      )
 
 
 def tokenise(

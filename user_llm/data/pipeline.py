@@ -170,7 +170,7 @@ class Dataset:
     """All answers, of a task that `has_answers`."""
     if self.label_name:
       return answers_lib.favourite(
-          self.log.schema[self.label_name], self.tokenizer
+          tasks.labels_of(self.log.schema, self.task), self.tokenizer
       )
     return answers_lib.next_item(self.catalogue, self.tokenizer)
 
@@ -309,6 +309,8 @@ class Dataset:
           + (f'; with the longest answer {longest}.' if longest else
              '; add what a review may have.')
       )
+    if self.has_answers:
+      self.answers.warn_of_cuts(self.name, self.text_length, prompt)
     return self.text_length
 
   def _dataset(

@@ -37,6 +37,25 @@ TASKS = (
 _BLOCK = 256
 
 
+def labels_of(schema: schema_lib.EventSchema, task: str) -> schema_lib.Modality:
+  """The modality that a favourite task asks for.
+
+  Raises:
+    ValueError: the items have none such.
+  """
+  name, other = label_name(task), schema.label_modality
+  if name in schema.names:
+    return schema[name]
+  mend = (
+      f"give --gin.FAVOURITE_TASK='\"favourite_{other.name}\"'"
+      if other
+      else 'include data/next_item.gin, which asks for items alone'
+  )
+  raise ValueError(
+      f'{task}: items of the dataset {schema.name!r} have no {name}; {mend}.'
+  )
+
+
 def label_name(task: str) -> str:
   """'genre' of 'favourite_genre' and 'future_favourite_genre', or ''."""
   return task.partition('favourite_')[2]
@@ -180,7 +199,7 @@ def _targets(
       begins, ends = labels, favourites.future_ends(
           log, split_rule, split, labels, users
       )
-    modality = log.schema[label_name(task)]
+    modality = labels_of(log.schema, task)
     found = favourites.favourites(log, modality, begins, ends)
   targets = np.zeros_like(log.values['item'])
   targets[labels] = found

@@ -1,7 +1,7 @@
 """Tables and plots of runs, side by side.
 
 `python -m user_llm.report --workdirs W1 W2 ... --output FILE.html` writes one
-self-contained HTML page and `results.md` and `results.csv` beside it, and
+self-contained HTML page, `FILE.md` and `FILE.csv` with its tables beside it, and
 prints the tables. `python -m user_llm.report doctor --workdirs W1 W2 ...` says
 whether the results may be compared; the exit code is 1 if not.
 """
@@ -20,9 +20,6 @@ from user_llm.report import markdown
 from user_llm.report import page
 from user_llm.report import printing
 
-MARKDOWN_FILE = 'results.md'
-CSV_FILE = 'results.csv'
-
 
 def write_report(
     *, report: gathering.Report, output: str, title: str = 'User-LLM'
@@ -38,10 +35,10 @@ def write_report(
   path = pathlib.Path(output)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(html, encoding='utf-8')
-  path.with_name(MARKDOWN_FILE).write_text(
+  path.with_suffix('.md').write_text(
       markdown.to_markdown(report), encoding='utf-8'
   )
-  csv_file.write(path.with_name(CSV_FILE), report)
+  csv_file.write(path.with_suffix('.csv'), report)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,8 +60,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   )
   parser.add_argument('--title', default='User-LLM')
   args = parser.parse_args(argv)
-  if args.mode == 'page' and not args.output:
-    parser.error('a page needs --output=FILE.html')
+  if args.mode == 'page' and not str(args.output).endswith('.html'):
+    parser.error(f'a page needs --output=FILE.html, not {args.output}')
   return args
 
 
@@ -77,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       print('\n'.join(lines))
       return 0 if is_fine else 1
     write_report(report=report, output=args.output, title=args.title)
-  except ValueError as error:
+  except (OSError, ValueError) as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
   printing.print_report(report, rich_console.Console())

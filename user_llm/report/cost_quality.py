@@ -15,6 +15,9 @@ from user_llm.report import runs as runs_lib
 from user_llm.report import tables
 
 COST_FILE = 'cost.json'
+_RESAMPLERS = {
+    'ResamplerConfig()': ', Perceiver', 'NoResamplerConfig()': '',
+}
 _NEEDED = (
     'model', 'events', 'llm_tokens', 'prefill_flops', 'request_flops',
     'kv_bytes', 'request',
@@ -71,16 +74,21 @@ def load(path: pathlib.Path) -> Costs:
 
 
 def cost_name(macros: Mapping[str, str]) -> str:
-  """What `gin/runs/cost.gin` calls the model of a configuration."""
+  """What `gin/runs/cost.gin` calls the model of a configuration.
+
+  '' for those that it does not measure: a summary before the text, embeddings
+  with text beside them, the last event alone.
+  """
+  has_text = macros.get('PROMPT_TOKENS', '0') != '0'
+  if macros.get('SUMMARY_LABELS', '0') != '0':
+    return ''
   if 'ENCODER' not in macros:
     return 'text prompt'
-  perceiver = ', Perceiver' if _has_perceiver(macros) else ''
+  resampler = _RESAMPLERS.get(macros.get('RESAMPLER', '').rpartition('.')[2])
+  if has_text or resampler is None:
+    return ''
   is_soft = any(name.startswith('SOFT_PROMPT_') for name in macros)
-  return f'User-LLM{perceiver}' + (', soft prompt' if is_soft else '')
-
-
-def _has_perceiver(macros: Mapping[str, str]) -> bool:
-  return macros.get('RESAMPLER', '').endswith('ResamplerConfig()')
+  return f'User-LLM{resampler}' + (', soft prompt' if is_soft else '')
 
 
 def draw(

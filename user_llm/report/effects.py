@@ -133,6 +133,8 @@ def _lines(macros: Macros) -> dict[_Settings, dict[int, rows_lib.Row]]:
   """Rows by HISTORY_LENGTH, of all that is the same in them.
 
   The sizes of text prompts are not, unless rows of one length differ in them.
+  Rows of one length that differ in their checkpoint alone would be one point, and
+  are none.
   """
   found: dict[_Settings, list[tuple[int, _Settings, rows_lib.Row]]] = {}
   for row, of_row in macros.items():
@@ -147,6 +149,8 @@ def _lines(macros: Macros) -> dict[_Settings, dict[int, rows_lib.Row]]:
       found.setdefault(settings - sizes, []).append(member)
   lines: dict[_Settings, dict[int, rows_lib.Row]] = {}
   for settings, members in found.items():
+    if len({member[:2] for member in members}) < len(members):
+      continue
     lengths = {length for length, _, _ in members}
     is_one = len(lengths) == len({member[:2] for member in members})
     for length, sizes, row in members:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import collections
 import dataclasses
+import itertools
 
 from user_llm.report import comparability
 from user_llm.report import cost_quality
@@ -73,11 +74,19 @@ def gather(workdirs: Sequence[str], against: str | None = None) -> Report:
 
 
 def _with_names(runs: Sequence[runs_lib.Run]) -> list[runs_lib.Run]:
-  """Runs of one name are called by their folders too."""
-  counts = collections.Counter(run.name for run in runs)
+  """Runs of one name are called by their folders too, as many as it takes."""
+  runs = list({run.workdir.resolve(): run for run in runs}.values())
+  names = [run.name for run in runs]
+  for depth in itertools.count(2):
+    counts = collections.Counter(names)
+    if len(counts) == len(runs):
+      break
+    names = [
+        '/'.join(run.workdir.resolve().parts[-depth:])
+        if counts[name] > 1
+        else name
+        for name, run in zip(names, runs)
+    ]
   return [
-      dataclasses.replace(run, name='/'.join(run.workdir.parts[-2:]))
-      if counts[run.name] > 1
-      else run
-      for run in runs
+      dataclasses.replace(run, name=name) for name, run in zip(names, runs)
   ]

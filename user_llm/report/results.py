@@ -26,7 +26,7 @@ LOWER_IS_BETTER = ('bits_per_byte', 'bits_added', 'answer_nats')
 # Neither more nor less of them is better.
 _NEUTRAL = ('prompt_events', 'prompt_truncated')
 _METRIC_ORDER = (
-    'recall@1', 'recall@5', 'recall@10', 'ndcg@10', 'mrr', 'accuracy',
+    'recall@1', 'recall@5', 'recall@10', 'ndcg@10', 'mrr@10', 'accuracy',
     'rouge1', 'rouge2', 'rougeL', 'exact_match',
     'bits_per_byte', 'bits_added', 'answer_nats', *_NEUTRAL,
 )

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import json
-import math
 import os.path
 import pathlib
 from typing import Any
+
+import numpy as np
 
 from user_llm import per_example as per_example_lib
 from user_llm.report import configs
@@ -57,16 +58,17 @@ class Evaluation:
     if not path.is_file():
       return _NOTHING_KEPT
     found = per_example_lib.read(path)
-    means = {
-        (row, name): value.mean()
-        for row in found.values
+    # An evaluation of an older version may lack a metric.
+    pairs = [
+        (value.mean(), self.raw['models'][row][name]['mean'])
+        for row in found.values.keys() & self.raw['models'].keys()
         for name, value in found.metrics(row).items()
-    }
-    is_ours = len(found) == self.raw['num_examples'] and all(
-        math.isclose(
-            mean, self._mean(row, name), rel_tol=1e-5, abs_tol=1e-9
-        )
-        for (row, name), mean in means.items()
+        if name in self.raw['models'][row]
+    ]
+    is_ours = (
+        len(found) == self.raw['num_examples']
+        and found.values.keys() <= self.raw['models'].keys()
+        and np.allclose(*zip(*pairs), rtol=1e-5, atol=1e-9, equal_nan=True)
     )
     if not is_ours:
       raise ValueError(
@@ -74,10 +76,6 @@ class Evaluation:
           'again, or delete it to do without significance and slices.'
       )
     return found
-
-  def _mean(self, row: str, name: str) -> float:
-    metrics = self.raw['models'].get(row, {})
-    return metrics[name]['mean'] if name in metrics else math.nan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -3,7 +3,7 @@
 Shapes: N examples.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import collections
 import dataclasses
 
@@ -66,7 +66,7 @@ def make(table: results.Table) -> Slices:
     if metric in row.values:
       groups[row.per_example.identity].append(row)
   rows = max(groups.values(), key=len, default=[])
-  masks = _masks(rows[0].per_example) if rows else ()
+  masks = _masks([row.per_example for row in rows]) if rows else ()
   return Slices(
       metric=metric,
       slicings=tuple(
@@ -93,12 +93,17 @@ def make(table: results.Table) -> Slices:
 
 
 def _masks(
-    kept: per_example_lib.PerExample,
+    kept: Sequence[per_example_lib.PerExample],
 ) -> Iterator[tuple[str, dict[str, np.ndarray], bool]]:
-  """(title, bool[N] by name, whether they are ordered); no empty slices."""
-  facts = kept.facts
-  if 'history_events' in facts:
-    yield 'history, events', _some(_history(facts['history_events'])), True
+  """(title, bool[N] by name, whether they are ordered); no empty slices.
+
+  Rows have the same examples, but not all may see as much of their history: the
+  events are those of the row that sees most.
+  """
+  facts = kept[0].facts
+  events = [k.facts['history_events'] for k in kept if 'history_events' in k.facts]
+  if events:
+    yield 'history, events', _some(_history(np.maximum.reduce(events))), True
   if 'label_popularity' in facts:
     found = _popularity(facts['label_popularity'], facts['label_count'])
     yield 'popularity of the item', _some(found), True
