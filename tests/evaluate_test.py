@@ -1,5 +1,6 @@
 """The eval binary measures what training measured; following a run."""
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -95,6 +96,10 @@ def test_a_known_ceiling(workdir, tiny_dataset, tmp_path):
     models = _result(workdir, suffix='')['models']
     assert ('bayes_optimal' in models) == is_shown
   assert models['bayes_optimal'] == ceiling
+  # It is of all 24 examples.
+  for limit, shown in ((24, ['bayes_optimal']), (23, [])):
+    some = dataclasses.replace(dataset, max_eval_examples=limit)
+    assert list(evaluator.item_ceilings(some, 'test')) == shown
 
 
 def test_a_chosen_step(workdir, tiny_dataset):

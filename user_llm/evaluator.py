@@ -23,6 +23,7 @@ from user_llm import partitioning
 from user_llm import per_example as per_example_lib
 from user_llm import trainer as trainer_lib
 from user_llm.data import example_facts
+from user_llm.data import examples as examples_lib
 from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
 from user_llm.runtime import host_batches
@@ -355,9 +356,10 @@ def item_floors(dataset: pipeline.Dataset, split: str) -> dict[str, Values]:
 
 
 def item_ceilings(dataset: pipeline.Dataset, split: str) -> dict[str, Row]:
-  """The Bayes-optimal ranking where it is known."""
+  """The Bayes-optimal ranking where it is known: of all examples."""
   ceiling = pathlib.Path(dataset.data_dir) / CEILING_FILE
-  if split == 'test' and ceiling.is_file():
+  is_whole = not isinstance(dataset.table(split), examples_lib.Subset)
+  if split == 'test' and is_whole and ceiling.is_file():
     known = json.loads(ceiling.read_text()).get(dataset.split_rule.name)
     if known and known['split_fingerprint'] == dataset.fingerprint:
       return {

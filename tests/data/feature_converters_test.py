@@ -1,8 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from user_llm.data import feature_converters
+from user_llm.data import questions
 
 
 def _dataset(example: dict) -> tf.data.Dataset:
@@ -190,3 +193,27 @@ def test_a_missing_feature_is_named():
         {'item': [1], 'segment_ids': [1], 'positions': [0]},
         {k: 2 for k in converter.TASK_FEATURES},
     )
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+@pytest.mark.parametrize('task', ['events', 'next_item', 'favourite_genre'])
+def test_no_feature_is_called_as_another_key(make, task, split):
+  config = questions.TextPromptConfig(max_tokens=20)
+  dataset = make(task, history_as_text=config)
+  schema = dataset.schema
+  feature_converters.check_names(schema)
+  examples = dataset.splits[split].batches(lambda: [np.arange(2)], seed=0)
+  features = (
+      key.removeprefix('user_')
+      for key in dataset.batch_spec(split, 2) if key.startswith('user_')
+  )
+  others = {*examples.element_spec, *features}.difference(schema.names)
+  assert {'positions', 'segment_ids', 'mask'} <= others
+  for key in others:
+    other = dataclasses.replace(schema['rating'], name=key)
+    for changes in (
+        {'modalities': (*schema.modalities, other)},
+        {'texts': (*schema.texts, key)},
+    ):
+      with pytest.raises(ValueError, match=f"has a feature '{key}'"):
+        feature_converters.check_names(dataclasses.replace(schema, **changes))

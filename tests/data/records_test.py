@@ -120,3 +120,16 @@ def test_ids_past_the_schema(copied):
   fixtures.change_schema(copied, change)
   with pytest.raises(ValueError, match="ids of 'item'"):
     records.load_events(str(copied))
+
+
+@pytest.mark.parametrize('name', ['label', 'mask', 'positions', 'target_item'])
+def test_a_feature_with_the_name_of_another_key(copied, name):
+  def change(raw):
+    raw['modalities'][2]['name'] = name
+    return raw
+
+  fixtures.change_schema(copied, change)
+  with pytest.raises(
+      ValueError, match=f"has a feature '{name}', .* rename the feature and pre"
+  ):
+    records.load_events(str(copied))

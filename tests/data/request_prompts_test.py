@@ -3,6 +3,8 @@ import json
 import numpy as np
 import pytest
 
+import fixtures
+from user_llm.data import prompts as prompts_lib
 from user_llm.data import questions
 from user_llm.data import requests
 
@@ -73,6 +75,35 @@ def test_the_last_events_of_the_history_as_text(tmp_path, make):
       'Film 3 (1953), Comedy, 3; Film 5 (1955), Drama, 5; Which film next?',
       'Film 1 (1951), Action, 1; Which film next?',
   ]
+
+
+@pytest.mark.parametrize('summary_labels', [0, 2])
+def test_a_known_user_is_asked_as_in_evaluation(
+    tmp_path, make, monkeypatch, summary_labels
+):
+  # A request has the first wording.
+  monkeypatch.setattr(
+      prompts_lib, 'choices', lambda seed, ids: np.zeros_like(ids)
+  )
+  # Of tokens there are enough for every event.
+  config = questions.TextPromptConfig(
+      max_tokens=1000, summary_labels=summary_labels
+  )
+  dataset = make('next_item', history_length=5, history_as_text=config)
+  users = fixtures.random_users()
+  assert max(len(user.items) for user in users) > 20
+  # As fixtures.write_dataset has it; the last event is the label.
+  asked = _read(tmp_path, dataset, *(
+      {'history': [
+          {'item': f's{i}', 'rating': int(i) * 7 % 5 + 1}
+          for i in user.items[:-1]
+      ]}
+      for user in users
+  ))
+  (batch,) = dataset.eval_batches(split='test', batch_size=len(users))
+  found = dataset.request_prompts(asked, rows=len(users))
+  assert _texts(dataset, found) == _texts(dataset, batch['prompt_tokens'])
+  np.testing.assert_array_equal(found, batch['prompt_tokens'])
 
 
 def test_what_is_missing_is_named(tmp_path, make):

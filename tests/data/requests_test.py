@@ -111,6 +111,7 @@ def test_what_a_question_names(tmp_path):
         (_line('50'), "reads 'rating' of every event"),
         (_line({'item': '50', 'rating': 3}), 'rating 3 is unknown'),
         (_line({'item': '50', 'rating': 'good'}), "rating 'good' is unknown"),
+        (_line({'item': '50', 'rating': 10**400}), 'rating 10+ is unknown'),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, line, message):

@@ -111,12 +111,38 @@ def test_texts_are_sampled_from_training_events(tiny_dataset, monkeypatch):
       for name in fixtures.TEXTS
       if (text := fixtures.text_of(name, item))
   )
-  assert collections.Counter(vocabulary.sample_texts(tiny_dataset)) == every
+  texts = vocabulary.sample_texts(tiny_dataset, schema.LEAVE_ONE_OUT)
+  assert collections.Counter(texts) == every
   monkeypatch.setattr(vocabulary, 'MAX_TEXTS', 40)
   monkeypatch.setattr(vocabulary, 'MAX_TEXT_CHARACTERS', 6)
-  some = vocabulary.sample_texts(tiny_dataset)
+  some = vocabulary.sample_texts(tiny_dataset, schema.LEAVE_ONE_OUT)
   assert 20 < len(some) <= 40
   assert set(some) == {'I have', 'Good f'}
+
+
+def test_texts_that_a_split_rule_holds_out_are_not_sampled(
+    tiny_dataset, tmp_path
+):
+  users = fixtures.random_users()
+  # A user's event i is at second 60 * i.
+  times = sorted(60 * i for user in users for i in range(len(user.items)))
+  first = times[int(np.ceil(0.8 * (len(times) - 1)))]
+  texts = vocabulary.sample_texts(tiny_dataset, schema.GLOBAL_TIME)
+  assert collections.Counter(texts) == collections.Counter(
+      text
+      for user in users
+      for i, item in enumerate(user.items)
+      for name in fixtures.TEXTS
+      if 60 * i < first and (text := fixtures.text_of(name, item))
+  )
+  # No user has the 52 events of this rule.
+  path = tmp_path / 'paper.model'
+  vocabulary.main([
+      '--data_dir', tiny_dataset, '--output', str(path),
+      '--split_rule', 'paper_windows',
+  ])
+  lines = vocabulary.corpus(tiny_dataset)
+  assert path.read_bytes() == vocabulary.train(lines, size=1000)
 
 
 def test_rare_characters_of_texts_are_spelt_in_bytes(tmp_path):

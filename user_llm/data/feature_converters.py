@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import seqio
 import tensorflow as tf
 
+from user_llm.data import schema as schema_lib
+
 Example = dict[str, tf.Tensor | tf.RaggedTensor]
 _Spec = seqio.FeatureConverter.FeatureSpec
 
@@ -292,3 +294,32 @@ class ConditionedLMConverter(_RowConverter):
     if self._label is not None:
       out['prompt_tokens'] = prompt_tokens(prompts, self._bos)
     return out
+
+
+def check_names(schema: schema_lib.EventSchema) -> None:
+  """Checks that no feature is called as another key of examples or batches.
+
+  Args:
+    schema: Of the whole dataset.
+
+  Raises:
+    ValueError: A modality or a text is; one would be read for the other.
+  """
+  item = schema.names[:1]
+  of_items = (
+      EventsConverter(item, train=True),
+      EventsConverter(item, train=False),
+      ConditionedLMConverter(
+          item, label='label', history_as_text=True, bos_id=0
+      ),
+  )
+  taken = {key for c in of_items for key in c.TASK_FEATURES}
+  taken.update(f'target_{name}' for name in schema.names)
+  taken_of_batches = {key for c in of_items for key in c.MODEL_FEATURES}
+  for name in schema.names[1:] + schema.texts:
+    if name in taken or f'user_{name}' in taken_of_batches:
+      raise ValueError(
+          f'Dataset {schema.name!r} has a feature {name!r}, a name that '
+          'batches need for something else: rename the feature and prepare '
+          'the dataset again.'
+      )

@@ -258,7 +258,8 @@ class Dataset:
   ) -> np.ndarray:
     """`prompt_tokens` of users from outside; see `request_prompts`."""
     return request_prompts.prompt_tokens(
-        self.asking, requests, rows, self.tokenizer.bos_id
+        self.asking, requests, self.history_length, rows,
+        self.tokenizer.bos_id,
     )
 
   def converter(

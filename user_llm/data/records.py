@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from user_llm.data import feature_converters
 from user_llm.data import manifest as manifest_lib
 from user_llm.data import schema as schema_lib
 from user_llm.runtime import transient
@@ -188,8 +189,8 @@ def load_events(data_dir: str) -> EventLog:
     Its events.
 
   Raises:
-    ValueError: The directory, a file or a part of one is missing, or the
-      records are not as many as the manifest says.
+    ValueError: The directory, a file or a part of one is missing, the records
+      are not as many as the manifest says, or a feature's name is taken.
   """
   return _load_events(str(pathlib.Path(data_dir).resolve()))
 
@@ -197,6 +198,7 @@ def load_events(data_dir: str) -> EventLog:
 @functools.lru_cache(maxsize=4)
 def _load_events(data_dir: str) -> EventLog:
   schema = schema_lib.load_schema(data_dir=data_dir)
+  feature_converters.check_names(schema)
   manifest = manifest_lib.load(data_dir)
   manifest_lib.check_files(data_dir, manifest)
   names = schema.names + (schema_lib.TIMESTAMP_KEY,)

@@ -13,6 +13,7 @@ from user_llm.data import requests as requests_lib
 def prompt_tokens(
     asking: asking_lib.Asking,
     requests: Sequence[requests_lib.Request],
+    history_length: int,
     rows: int,
     bos_id: int,
 ) -> np.ndarray:
@@ -21,6 +22,7 @@ def prompt_tokens(
   Args:
     asking: The task.
     requests: Users with what the question names, at most `rows`.
+    history_length: L; only the last L events of each user are told.
     rows: B; the rest is padding.
     bos_id: Starts every prompt.
 
@@ -49,15 +51,16 @@ def prompt_tokens(
       slot: tf.constant([r.about[slot] for r in requests])
       for slot in asking.questions.slots
   }
+  histories = [r.events[-history_length:] for r in requests]
   history = {
       field: tf.ragged.constant(
-          [[e[field] for e in r.events] for r in requests],
+          [[e[field] for e in events] for events in histories],
           dtype=tf.int32, row_splits_dtype=tf.int64,
       )
       for field in asking.history.fields
   }
   ends = tf.ragged.constant(
-      [[len(r.events)] for r in requests],
+      [[len(events)] for events in histories],
       dtype=tf.int32, row_splits_dtype=tf.int64,
   )
   text, _ = asking.history(history, ends)

@@ -169,7 +169,7 @@ def _as_number(value: Any) -> str:
   """5 and 5.0 and '5' are the same rating: '5' or '5.0', whichever is used."""
   try:
     number = float(value)
-  except (TypeError, ValueError):
+  except (OverflowError, TypeError, ValueError):
     return ''
   text = str(value)
   return str(number) if '.' not in text else f'{number:g}'

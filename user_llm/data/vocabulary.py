@@ -61,10 +61,10 @@ def corpus(data_dir: str) -> list[str]:
   return lines
 
 
-def sample_texts(data_dir: str) -> list[str]:
+def sample_texts(data_dir: str, rule: schema_lib.SplitRule) -> list[str]:
   """The start of at most `MAX_TEXTS` texts of events that train.
 
-  Those are the events that leave-one-out trains on; where a dataset has several
+  Those are the events that the rule trains on; where a dataset has several
   texts an event, each gives as many.
   """
   schema = schema_lib.load_schema(data_dir=data_dir)
@@ -72,9 +72,7 @@ def sample_texts(data_dir: str) -> list[str]:
     return []
   log = records.load_events(data_dir)
   first = log.offsets[:-1]
-  events = examples.ranges(
-      first, log.train_stops(schema_lib.LEAVE_ONE_OUT) - first
-  )
+  events = examples.ranges(first, log.train_stops(rule) - first)
   sample = []
   for name in schema.texts:
     texts = log.texts(name)[events]
@@ -193,12 +191,21 @@ def main(argv: list[str] | None = None) -> None:
   parser.add_argument('--data_dir', required=True)
   parser.add_argument('--output', required=True, help='ends in .model')
   parser.add_argument('--size', type=int, default=1000)
+  parser.add_argument(
+      '--split_rule',
+      choices=list(schema_lib.SPLIT_RULES),
+      default=schema_lib.LEAVE_ONE_OUT.name,
+      help="the runs' SPLIT_RULE: texts of events that it holds out are not "
+      'read (default: %(default)s)',
+  )
   args = parser.parse_args(argv)
   try:
     model = train(
         corpus(args.data_dir),
         size=args.size,
-        texts=sample_texts(args.data_dir),
+        texts=sample_texts(
+            args.data_dir, schema_lib.split_rule(name=args.split_rule)
+        ),
     )
   except ValueError as error:
     parser.exit(2, f'{error}\n')
