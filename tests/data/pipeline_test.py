@@ -10,6 +10,7 @@ import pytest
 import fixtures
 from user_llm.data import pipeline
 from user_llm.data import schema
+from user_llm.data import tasks
 
 USERS = fixtures.random_users()
 LENGTH = 8
