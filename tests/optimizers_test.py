@@ -109,19 +109,50 @@ def test_clipping_is_of_the_global_norm():
 @pytest.mark.parametrize(
     ['fields', 'message'],
     [
-        ({'learning_rate': '1e-3'}, "learning_rate must be a number, not '1e-3'"),
-        ({'learning_rate': 0}, 'learning_rate must be positive'),
-        ({'learning_rate': True}, 'learning_rate must be a number'),
-        ({'weight_decay': '0'}, 'weight_decay must be a number'),
-        ({'end_factor': '0'}, 'end_factor must be a number'),
-        ({'b2': '0.9'}, 'b2 must be a number'),
-        ({'warmup_steps': 10.0}, 'warmup_steps must be an integer'),
-        ({'warmup_steps': -1}, 'warmup_steps must be an integer'),
+        ({'learning_rate': '1e-3'}, r"\(LEARNING_RATE\) must .* not '1e-3'"),
+        ({'learning_rate': 0}, 'learning_rate .* number above 0'),
+        ({'learning_rate': -0.1}, 'learning_rate .* number above 0'),
+        ({'learning_rate': True}, 'learning_rate .* number above 0'),
+        ({'learning_rate': math.nan}, 'learning_rate .* finite .* not nan'),
+        ({'learning_rate': math.inf}, 'learning_rate .* finite .* not inf'),
+        ({'learning_rate': 1e39}, r'learning_rate .* float32, not 1e\+39'),
+        ({'weight_decay': '0'}, r'\(WEIGHT_DECAY\) must be a finite number'),
+        ({'weight_decay': -0.1}, 'weight_decay .* of at least 0 .* not -0.1'),
+        ({'end_factor': '0'}, 'end_factor must be a finite number'),
+        ({'end_factor': -1}, 'end_factor .* of at least 0'),
+        ({'b2': '0.9'}, 'b2 must be a finite number'),
+        ({'b2': 1.0}, 'b2 .* from 0 to below 1 .* not 1.0'),
+        ({'b2': 1 - 1e-9}, 'b2 .* from 0 to below 1 in float32'),
+        ({'b2': -0.1}, 'b2 .* from 0 to below 1'),
+        ({'clip_norm': 0.0}, 'clip_norm .* above 0 .* not 0.0'),
+        ({'clip_norm': -1}, 'clip_norm .* above 0 .* not -1'),
+        ({'clip_norm': math.nan}, 'clip_norm .* finite'),
+        ({'warmup_steps': 10.0}, r'\(WARMUP_STEPS\) must be an integer'),
+        ({'warmup_steps': -1}, r'\(WARMUP_STEPS\) must be an integer'),
     ],
 )
 def test_errors(fields, message):
   with pytest.raises(ValueError, match=message):
     optimizers.AdamW(**{'learning_rate': 0.1, **fields})
+
+
+def test_settings_at_their_limits_make_finite_updates():
+  """A step with finite gradients is taken to be a good one."""
+  params = {'kernel': jnp.float32([1e3, -1e-3, 0.0, 1.0])}
+  grads = {'kernel': jnp.float32([1e18, 1e-30, 0.0, -1.0])}
+  config = {'learning_rate': 1.0, 'warmup_steps': 0}
+  for fields in (
+      {'b2': 0.0},
+      {'b2': 1 - 2**-24},
+      {'clip_norm': 1e-37},
+      {'clip_norm': 1e38},
+      {'weight_decay': 0, 'end_factor': 0},
+  ):
+    for num in (1, 3):
+      found = _updated(
+          optimizers.AdamW(**config | fields), params, [grads] * num, 9
+      )
+      assert np.all(np.isfinite(found['kernel'])), fields
 
 
 def test_no_step_after_the_warmup():

@@ -6,12 +6,19 @@ import re
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from user_llm import train_state
 
 # By name: where layers are scanned, their norms and biases are matrices too.
 _DECAYED = ('kernel', 'table', 'latents')
+
+# What a step computes with: a rate of 1e39 is infinite in it, 1 - 1e-9 is 1.
+_FLOAT32 = np.finfo(np.float32)
+_POSITIVE = (float(_FLOAT32.tiny), float(_FLOAT32.max), 'above 0')
+_FROM_0 = (0.0, float(_FLOAT32.max), 'of at least 0')
+_BELOW_1 = (0.0, 1 - float(_FLOAT32.epsneg), 'from 0 to below 1')
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -41,20 +48,24 @@ class AdamW:
   scales: tuple[tuple[str, float], ...] = ()
 
   def __post_init__(self):
-    for name in (
-        'learning_rate', 'end_factor', 'weight_decay', 'b2', 'clip_norm'
+    for name, macro, limits in (
+        ('learning_rate', ' (LEARNING_RATE)', _POSITIVE),
+        ('end_factor', '', _FROM_0),
+        ('weight_decay', ' (WEIGHT_DECAY)', _FROM_0),
+        ('b2', '', _BELOW_1),
+        ('clip_norm', '', _POSITIVE),
     ):
       value = getattr(self, name)
-      if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f'AdamW.{name} must be a number, not {value!r}.')
-    if not isinstance(self.warmup_steps, int) or self.warmup_steps < 0:
+      if not _is_within(value, limits):
+        raise ValueError(
+            f'AdamW.{name}{macro} must be a finite number {limits[-1]} in '
+            f'float32, not {value!r}.'
+        )
+    is_integer = isinstance(self.warmup_steps, int)
+    if not is_integer or self.warmup_steps < 0:
       raise ValueError(
-          'AdamW.warmup_steps must be an integer of at least 0, not '
-          f'{self.warmup_steps!r}.'
-      )
-    if self.learning_rate <= 0:
-      raise ValueError(
-          f'AdamW.learning_rate must be positive, not {self.learning_rate!r}.'
+          'AdamW.warmup_steps (WARMUP_STEPS) must be an integer of at least 0, '
+          f'not {self.warmup_steps!r}.'
       )
 
   def schedule(self, num_steps: int) -> Schedule:
@@ -83,6 +94,11 @@ class AdamW:
         _scale_by_path(self.scales),
         optax.scale_by_learning_rate(self.schedule(num_steps)),
     )
+
+
+def _is_within(value: Any, limits: tuple[float, float, str]) -> bool:
+  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  return is_number and limits[0] <= value <= limits[1]
 
 
 def _is_decayed(params: Any) -> Any:
