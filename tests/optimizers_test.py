@@ -1,6 +1,7 @@
 """Schedule, updates against a hand-written AdamW, factors, errors."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -161,7 +162,38 @@ def test_no_step_after_the_warmup():
     config.make(10)
 
 
-def test_a_factor_for_nothing():
-  config = optimizers.AdamW(learning_rate=0.1, scales=(('gaet', 10.0),))
-  with pytest.raises(ValueError, match="'gaet' matches no trainable"):
-    config.make(200).init({'gate': jnp.zeros(1)})
+@pytest.mark.parametrize('scales', [
+    ('a.*', 10.0), 'a', None, (('a', '10'),), (('a', True),), (('a', -10.0),),
+    (('a', math.nan),), (('a', math.inf),), (('a',),), ((1, 10.0),),
+    (('a', 1.0), 'ab'),
+], ids=str)
+def test_scales_that_are_no_rules(scales):
+  message = r'\(LEARNING_RATE_SCALES\) must be a tuple of .* such as .* not '
+  with pytest.raises(ValueError, match=message + re.escape(repr(scales))):
+    optimizers.AdamW(learning_rate=0.1, scales=scales)
+
+
+def test_scales_of_no_regular_expression():
+  message = r"LEARNING_RATE_SCALES: '\*a' is no regular expression"
+  with pytest.raises(ValueError, match=message):
+    optimizers.AdamW(learning_rate=0.1, scales=(('*a', 10.0),))
+
+
+@pytest.mark.parametrize(
+    ['scales', 'idle'],
+    [
+        ((('gaet', 10.0),), 'gaet'),
+        ((('.*', 1.0), ('gate', 10.0)), 'gate'),
+        ((('gate', 10.0), ('gate', 2.0)), 'gate'),
+        ((('gate', 10.0), ('new', 2.0), ('.*gate', 3.0)), '.*gate'),
+    ],
+)
+def test_scales_that_decide_nothing(scales, idle):
+  params = {'gate': jnp.zeros(1), 'new': {'gate': jnp.zeros(1)}}
+  optimizer = optimizers.AdamW(learning_rate=0.1, scales=scales).make(200)
+  message = (
+      f'LEARNING_RATE_SCALES={scales} on what trains: {[idle]} decide no '
+      'parameter; parameters start with gate, new/gate.'
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    optimizer.init(params)

@@ -35,7 +35,7 @@ class AdamW:
     b2: Decay of the second moment.
     clip_norm: Of the gradient's global norm.
     scales: (path regex, factor on the learning rate); the first that matches
-      the start of a parameter's path counts. For new parts beside pretrained
+      the start of a parameter's path decides. For new parts beside pretrained
       ones: (('.*gate', 10.0),).
   """
 
@@ -67,6 +67,7 @@ class AdamW:
           'AdamW.warmup_steps (WARMUP_STEPS) must be an integer of at least 0, '
           f'not {self.warmup_steps!r}.'
       )
+    _check_scales(self.scales)
 
   def schedule(self, num_steps: int) -> Schedule:
     """Learning rate by step: linear warm-up, then cosine to `num_steps`."""
@@ -101,6 +102,24 @@ def _is_within(value: Any, limits: tuple[float, float, str]) -> bool:
   return is_number and limits[0] <= value <= limits[1]
 
 
+def _check_scales(scales: Any) -> None:
+  """Raises ValueError if these are no (path regex, factor)s."""
+  if not isinstance(scales, (tuple, list)) or not all(
+      isinstance(rule, (tuple, list))
+      and len(rule) == 2
+      and isinstance(rule[0], str)
+      and _is_within(rule[1], _FROM_0)
+      for rule in scales
+  ):
+    raise ValueError(
+        'AdamW.scales (LEARNING_RATE_SCALES) must be a tuple of (path regex, '
+        "finite factor of at least 0), such as (('.*gate', 10.0),), not "
+        f'{scales!r}.'
+    )
+  for regex, _ in scales:
+    train_state.compiled('LEARNING_RATE_SCALES', regex)
+
+
 def _is_decayed(params: Any) -> Any:
   return train_state.unflatten({
       path: path.rsplit('/', 1)[-1] in _DECAYED
@@ -112,23 +131,28 @@ def _scale_by_path(
     scales: tuple[tuple[str, float], ...],
 ) -> optax.GradientTransformation:
   """Multiplies updates by the factor of the first regex that matches."""
+  regexes = [regex for regex, _ in scales]
+  factors = [*(factor for _, factor in scales), 1.0]
 
-  def factor(path: str) -> float:
-    return next((f for regex, f in scales if re.match(regex, path)), 1.0)
+  def rule(path: str) -> int:
+    """Index of a path's factor."""
+    matches = (i for i, x in enumerate(regexes) if re.match(x, path))
+    return next(matches, len(regexes))
 
   def init(params: Any) -> optax.EmptyState:
     paths = train_state.flatten(params)
-    for regex, _ in scales:
-      if not any(re.match(regex, path) for path in paths):
-        raise ValueError(
-            f'AdamW.scales: {regex!r} matches no trainable parameter.'
-        )
+    train_state.check_deciding(
+        f'LEARNING_RATE_SCALES={scales} on what trains',
+        regexes,
+        {rule(path) for path in paths},
+        paths,
+    )
     return optax.EmptyState()
 
   def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
     del params
     flat = train_state.flatten(updates)
-    flat = {path: x * factor(path) for path, x in flat.items()}
+    flat = {path: x * factors[rule(path)] for path, x in flat.items()}
     return train_state.unflatten(flat), state
 
   return optax.GradientTransformation(init, update)
