@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from user_llm import optimizers
+from user_llm import train_state
 
 
 def test_schedule():
@@ -89,6 +90,29 @@ def test_updates_equal_numpy():
     np.testing.assert_allclose(
         found[part][name], expected, rtol=1e-4, atol=1e-5
     )
+
+
+def test_what_is_decayed():
+  paths = {
+      'encoder/q/kernel': True,
+      'resampler/latents': True,
+      'embeds/table': True,
+      'resampler/blocks_0/recency/table': False,
+      'decoder/groups/cross_attention/recency/table': False,
+      'recency/table': False,
+      'recency/kernel': True,
+      'norm/scale': False,
+      'table_norm': False,
+  }
+  config = optimizers.AdamW(
+      learning_rate=0.1, warmup_steps=0, weight_decay=0.5
+  )
+  params = train_state.unflatten({path: jnp.ones(2) for path in paths})
+  grads = jax.tree.map(jnp.zeros_like, params)
+  found = train_state.flatten(_updated(config, params, [grads], 5))
+  for path, is_decayed in paths.items():
+    want = 0.95 if is_decayed else 1.0
+    np.testing.assert_allclose(found[path], want, rtol=1e-6, err_msg=path)
 
 
 def test_clipping_is_of_the_global_norm():

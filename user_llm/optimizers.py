@@ -12,7 +12,8 @@ import optax
 from user_llm import train_state
 
 # By name: where layers are scanned, their norms and biases are matrices too.
-_DECAYED = ('kernel', 'table', 'latents')
+# A recency's table is a bias by head.
+_DECAYED = re.compile(r'(.*/)?(kernel|latents|(?<!recency/)table)')
 
 # What a step computes with: a rate of 1e39 is infinite in it, 1 - 1e-9 is 1.
 _FLOAT32 = np.finfo(np.float32)
@@ -31,7 +32,7 @@ class AdamW:
     learning_rate: At the peak.
     warmup_steps: Linear from 0 to the peak.
     end_factor: Of the peak, where the cosine ends.
-    weight_decay: On kernels and tables; not on norms, biases and gates.
+    weight_decay: On kernels and embeddings; not on norms, biases and gates.
     b2: Decay of the second moment.
     clip_norm: Of the gradient's global norm.
     scales: (path regex, factor on the learning rate); the first that matches
@@ -122,7 +123,7 @@ def _check_scales(scales: Any) -> None:
 
 def _is_decayed(params: Any) -> Any:
   return train_state.unflatten({
-      path: path.rsplit('/', 1)[-1] in _DECAYED
+      path: _DECAYED.fullmatch(path) is not None
       for path in train_state.flatten(params)
   })
 

@@ -13,8 +13,9 @@ import jax
 Params = Any
 
 # What models round to the compute dtype wherever they read it, by name. Norms,
-# biases and gates, which are small, are read in float32.
-_ROUNDED = ('kernel', 'table')
+# biases (a recency's table is one) and gates, which are small, are read in
+# float32.
+_ROUNDED = re.compile(r'(.*/)?(kernel|(?<!recency/)table)')
 
 
 class TrainState(NamedTuple):
@@ -123,7 +124,7 @@ def rounded(path: str, x: Any, dtype: Any) -> Any:
 
   Where that is the compute dtype, models read the very same values.
   """
-  if path.rsplit('/', 1)[-1] not in _ROUNDED:
+  if not _ROUNDED.fullmatch(path):
     return x
   is_shape = isinstance(x, jax.ShapeDtypeStruct)
   return x.update(dtype=dtype) if is_shape else x.astype(dtype)
