@@ -213,7 +213,7 @@ def test_a_soft_prompt_comes_after_the_run(tmp_path, build):
   path.write_text(
       f"include 'models/soft_prompt.gin'\ninclude '{_SYNTHETIC}'\n"
   )
-  with pytest.raises(ValueError, match='cross_attention.* matches no train'):
+  with pytest.raises(ValueError, match='cross_attention.* decide no parameter'):
     build(path)
 
 

@@ -1,6 +1,7 @@
 """Schedule, updates against a hand-written AdamW, factors, errors."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from user_llm import optimizers
+from user_llm import train_state
 
 
 def test_schedule():
@@ -90,6 +92,29 @@ def test_updates_equal_numpy():
     )
 
 
+def test_what_is_decayed():
+  paths = {
+      'encoder/q/kernel': True,
+      'resampler/latents': True,
+      'embeds/table': True,
+      'resampler/blocks_0/recency/table': False,
+      'decoder/groups/cross_attention/recency/table': False,
+      'recency/table': False,
+      'recency/kernel': True,
+      'norm/scale': False,
+      'table_norm': False,
+  }
+  config = optimizers.AdamW(
+      learning_rate=0.1, warmup_steps=0, weight_decay=0.5
+  )
+  params = train_state.unflatten({path: jnp.ones(2) for path in paths})
+  grads = jax.tree.map(jnp.zeros_like, params)
+  found = train_state.flatten(_updated(config, params, [grads], 5))
+  for path, is_decayed in paths.items():
+    want = 0.95 if is_decayed else 1.0
+    np.testing.assert_allclose(found[path], want, rtol=1e-6, err_msg=path)
+
+
 def test_clipping_is_of_the_global_norm():
   config = optimizers.AdamW(
       learning_rate=0.1, warmup_steps=0, weight_decay=0.0, clip_norm=0.5
@@ -109,19 +134,50 @@ def test_clipping_is_of_the_global_norm():
 @pytest.mark.parametrize(
     ['fields', 'message'],
     [
-        ({'learning_rate': '1e-3'}, "learning_rate must be a number, not '1e-3'"),
-        ({'learning_rate': 0}, 'learning_rate must be positive'),
-        ({'learning_rate': True}, 'learning_rate must be a number'),
-        ({'weight_decay': '0'}, 'weight_decay must be a number'),
-        ({'end_factor': '0'}, 'end_factor must be a number'),
-        ({'b2': '0.9'}, 'b2 must be a number'),
-        ({'warmup_steps': 10.0}, 'warmup_steps must be an integer'),
-        ({'warmup_steps': -1}, 'warmup_steps must be an integer'),
+        ({'learning_rate': '1e-3'}, r"\(LEARNING_RATE\) must .* not '1e-3'"),
+        ({'learning_rate': 0}, 'learning_rate .* number above 0'),
+        ({'learning_rate': -0.1}, 'learning_rate .* number above 0'),
+        ({'learning_rate': True}, 'learning_rate .* number above 0'),
+        ({'learning_rate': math.nan}, 'learning_rate .* finite .* not nan'),
+        ({'learning_rate': math.inf}, 'learning_rate .* finite .* not inf'),
+        ({'learning_rate': 1e39}, r'learning_rate .* float32, not 1e\+39'),
+        ({'weight_decay': '0'}, r'\(WEIGHT_DECAY\) must be a finite number'),
+        ({'weight_decay': -0.1}, 'weight_decay .* of at least 0 .* not -0.1'),
+        ({'end_factor': '0'}, 'end_factor must be a finite number'),
+        ({'end_factor': -1}, 'end_factor .* of at least 0'),
+        ({'b2': '0.9'}, 'b2 must be a finite number'),
+        ({'b2': 1.0}, 'b2 .* from 0 to below 1 .* not 1.0'),
+        ({'b2': 1 - 1e-9}, 'b2 .* from 0 to below 1 in float32'),
+        ({'b2': -0.1}, 'b2 .* from 0 to below 1'),
+        ({'clip_norm': 0.0}, 'clip_norm .* above 0 .* not 0.0'),
+        ({'clip_norm': -1}, 'clip_norm .* above 0 .* not -1'),
+        ({'clip_norm': math.nan}, 'clip_norm .* finite'),
+        ({'warmup_steps': 10.0}, r'\(WARMUP_STEPS\) must be an integer'),
+        ({'warmup_steps': -1}, r'\(WARMUP_STEPS\) must be an integer'),
     ],
 )
 def test_errors(fields, message):
   with pytest.raises(ValueError, match=message):
     optimizers.AdamW(**{'learning_rate': 0.1, **fields})
+
+
+def test_settings_at_their_limits_make_finite_updates():
+  """A step with finite gradients is taken to be a good one."""
+  params = {'kernel': jnp.float32([1e3, -1e-3, 0.0, 1.0])}
+  grads = {'kernel': jnp.float32([1e18, 1e-30, 0.0, -1.0])}
+  config = {'learning_rate': 1.0, 'warmup_steps': 0}
+  for fields in (
+      {'b2': 0.0},
+      {'b2': 1 - 2**-24},
+      {'clip_norm': 1e-37},
+      {'clip_norm': 1e38},
+      {'weight_decay': 0, 'end_factor': 0},
+  ):
+    for num in (1, 3):
+      found = _updated(
+          optimizers.AdamW(**config | fields), params, [grads] * num, 9
+      )
+      assert np.all(np.isfinite(found['kernel'])), fields
 
 
 def test_no_step_after_the_warmup():
@@ -130,7 +186,38 @@ def test_no_step_after_the_warmup():
     config.make(10)
 
 
-def test_a_factor_for_nothing():
-  config = optimizers.AdamW(learning_rate=0.1, scales=(('gaet', 10.0),))
-  with pytest.raises(ValueError, match="'gaet' matches no trainable"):
-    config.make(200).init({'gate': jnp.zeros(1)})
+@pytest.mark.parametrize('scales', [
+    ('a.*', 10.0), 'a', None, (('a', '10'),), (('a', True),), (('a', -10.0),),
+    (('a', math.nan),), (('a', math.inf),), (('a',),), ((1, 10.0),),
+    (('a', 1.0), 'ab'),
+], ids=str)
+def test_scales_that_are_no_rules(scales):
+  message = r'\(LEARNING_RATE_SCALES\) must be a tuple of .* such as .* not '
+  with pytest.raises(ValueError, match=message + re.escape(repr(scales))):
+    optimizers.AdamW(learning_rate=0.1, scales=scales)
+
+
+def test_scales_of_no_regular_expression():
+  message = r"LEARNING_RATE_SCALES: '\*a' is no regular expression"
+  with pytest.raises(ValueError, match=message):
+    optimizers.AdamW(learning_rate=0.1, scales=(('*a', 10.0),))
+
+
+@pytest.mark.parametrize(
+    ['scales', 'idle'],
+    [
+        ((('gaet', 10.0),), 'gaet'),
+        ((('.*', 1.0), ('gate', 10.0)), 'gate'),
+        ((('gate', 10.0), ('gate', 2.0)), 'gate'),
+        ((('gate', 10.0), ('new', 2.0), ('.*gate', 3.0)), '.*gate'),
+    ],
+)
+def test_scales_that_decide_nothing(scales, idle):
+  params = {'gate': jnp.zeros(1), 'new': {'gate': jnp.zeros(1)}}
+  optimizer = optimizers.AdamW(learning_rate=0.1, scales=scales).make(200)
+  message = (
+      f'LEARNING_RATE_SCALES={scales} on what trains: {[idle]} decide no '
+      'parameter; parameters start with gate, new/gate.'
+  )
+  with pytest.raises(ValueError, match=re.escape(message)):
+    optimizer.init(params)

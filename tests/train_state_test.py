@@ -64,7 +64,9 @@ def test_flatten():
 @pytest.mark.parametrize(
     ['path', 'is_large'],
     [('a/q/kernel', True), ('embed/table', True), ('norm/scale', False),
-     ('a/q/bias', False), ('cross_attention/gate', False)],
+     ('a/q/bias', False), ('cross_attention/gate', False),
+     ('table', True), ('recency/table', False),
+     ('resampler/blocks_0/recency/table', False)],
 )
 def test_large_frozen_parameters_are_rounded(path, is_large):
   value = np.float32([1, 1 + 2**-8, 1 + 3 * 2**-8])

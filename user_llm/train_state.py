@@ -3,7 +3,7 @@
 Gradients, optimizer memory and checkpoints hold only the trainable part.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 import re
 from typing import Any, NamedTuple
 
@@ -13,8 +13,9 @@ import jax
 Params = Any
 
 # What models round to the compute dtype wherever they read it, by name. Norms,
-# biases and gates, which are small, are read in float32.
-_ROUNDED = ('kernel', 'table')
+# biases (a recency's table is one) and gates, which are small, are read in
+# float32.
+_ROUNDED = re.compile(r'(.*/)?(kernel|(?<!recency/)table)')
 
 
 class TrainState(NamedTuple):
@@ -60,7 +61,10 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
     raise ValueError(
         f'TRAINABLE must be a tuple of texts, such as ({patterns!r},).'
     )
-  rules = [(_compiled(p), not p.startswith('!')) for p in patterns]
+  rules = [
+      (compiled('TRAINABLE', p.removeprefix('!')), not p.startswith('!'))
+      for p in patterns
+  ]
   deciding = set()
   trainable, frozen = {}, {}
   flat = flatten(params)
@@ -72,15 +76,47 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
         trains = value
         break
     (trainable if trains else frozen)[path] = leaf
-  idle = [p for i, p in enumerate(patterns) if i not in deciding]
-  if idle or not trainable:
-    modules = sorted({'/'.join(path.split('/')[:2]) for path in flat})
-    raise ValueError(
-        f'TRAINABLE={tuple(patterns)}: '
-        + (f'{idle} decide no parameter' if idle else 'nothing trains')
-        + f'; parameters start with {", ".join(modules)}.'
-    )
+  setting = f'TRAINABLE={tuple(patterns)}'
+  check_deciding(setting, patterns, deciding, flat)
+  if not trainable:
+    raise ValueError(f'{setting}: nothing trains; {_starts(flat)}.')
   return unflatten(trainable), unflatten(frozen)
+
+
+def compiled(setting: str, pattern: str) -> re.Pattern[str]:
+  """A path regex of the setting; ValueError if it is none."""
+  try:
+    return re.compile(pattern)
+  except re.error as error:
+    raise ValueError(
+        f'{setting}: {pattern!r} is no regular expression ({error}).'
+    ) from None
+
+
+def check_deciding(
+    setting: str,
+    patterns: Sequence[str],
+    deciding: Collection[int],
+    paths: Iterable[str],
+) -> None:
+  """Raises ValueError where a pattern is not the first to match any path.
+
+  Args:
+    setting: What holds the patterns, for the message.
+    patterns: Of which the first that matches decides.
+    deciding: Indices of those that decide.
+    paths: Of the parameters.
+  """
+  idle = [p for i, p in enumerate(patterns) if i not in deciding]
+  if idle:
+    raise ValueError(
+        f'{setting}: {idle} decide no parameter; {_starts(paths)}.'
+    )
+
+
+def _starts(paths: Iterable[str]) -> str:
+  modules = sorted({'/'.join(path.split('/')[:2]) for path in paths})
+  return f'parameters start with {", ".join(modules)}'
 
 
 def rounded(path: str, x: Any, dtype: Any) -> Any:
@@ -88,19 +124,10 @@ def rounded(path: str, x: Any, dtype: Any) -> Any:
 
   Where that is the compute dtype, models read the very same values.
   """
-  if path.rsplit('/', 1)[-1] not in _ROUNDED:
+  if not _ROUNDED.fullmatch(path):
     return x
   is_shape = isinstance(x, jax.ShapeDtypeStruct)
   return x.update(dtype=dtype) if is_shape else x.astype(dtype)
-
-
-def _compiled(pattern: str) -> re.Pattern[str]:
-  try:
-    return re.compile(pattern.removeprefix('!'))
-  except re.error as error:
-    raise ValueError(
-        f'TRAINABLE: {pattern!r} is no regular expression ({error}).'
-    ) from None
 
 
 def merge(trainable: Params, frozen: Params) -> Params:

@@ -225,7 +225,9 @@ class Trainer:
     }
     for name, (total, count) in loss.metrics.items():
       scalars[name] = total / jnp.maximum(count, 1.0)
-    # A bad step leaves no trace in parameters, moments and counts.
+    # A bad step leaves no trace in parameters, moments and counts. Updates are
+    # not looked at, which would be another pass over all memory: AdamW's
+    # settings are such that finite gradients make finite updates.
     trainable, opt_state = jax.tree.map(
         functools.partial(jnp.where, is_good),
         (optax.apply_updates(state.trainable, updates), opt_state),

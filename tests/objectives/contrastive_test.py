@@ -248,6 +248,25 @@ def test_it_learns_what_follows_what(tmp_path, compilation_cache):
   assert recall['popularity'] < 0.2 and recall['dual_encoder'] > 0.8
 
 
+@pytest.mark.parametrize('log_scale', [3.0, 4.61, 6.0])
+def test_a_learned_temperature_comes_back_from_its_cap(log_scale):
+  """At a scale of 100 (log 4.605) scores are capped, gradients are not."""
+  objective, batch = _objective(), _batch()
+  params = _params(objective)
+
+  def total(log_scale):
+    tree = {**params, 'log_scale': log_scale}
+    return objective.loss(tree, batch, jax.random.key(0)).total
+
+  value, grad = jax.value_and_grad(total)(np.float32(log_scale))
+  used = min(log_scale, np.log(100.0))
+  np.testing.assert_allclose(value, total(np.float32(used)), rtol=1e-5)
+  below = np.float32(min(used, np.log(100.0) - 0.01))
+  want = (total(below) - total(below - np.float32(0.02))) / 0.02
+  assert abs(want) > 0.1
+  np.testing.assert_allclose(grad, want, rtol=0.05)
+
+
 @pytest.mark.parametrize(
     ['fields', 'message'],
     [

@@ -140,7 +140,13 @@ class DualEncoder(nn.Module):
   def _scale(self) -> jax.Array | float:
     if not self.config.learned_temperature:
       return 1 / self.config.temperature
-    return jnp.exp(jnp.minimum(self.log_scale, math.log(_MAX_SCALE)))
+    # Straight through: the minimum alone has no gradient above the cap, so that
+    # a scale which a step took there would stay for good. CLIP clips the
+    # parameter after each step for the same: here only its use is clipped.
+    capped = jnp.minimum(self.log_scale, math.log(_MAX_SCALE))
+    return jnp.exp(
+        self.log_scale + jax.lax.stop_gradient(capped - self.log_scale)
+    )
 
   def _scaled(self, x: jax.Array) -> jax.Array:
     x = x.astype(jnp.float32)
