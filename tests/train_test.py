@@ -261,6 +261,7 @@ def test_dry_run(tiny_dataset, tmp_path, capsys):
         ({'seed': '0'}, 'SEED must be'),
         ({'trainable': ('encoder',)}, r"TRAINABLE.*\['encoder'\] decide no"),
         ({'trainable': 'user_encoder'}, 'TRAINABLE must be a tuple'),
+        ({'trainable': (1,)}, 'TRAINABLE must be a tuple'),
     ],
 )
 def test_refused(tiny_dataset, tmp_path, changes, message):

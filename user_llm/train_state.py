@@ -57,9 +57,10 @@ def split(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
   Raises:
     ValueError: a pattern that decides nothing, or nothing trains.
   """
-  if isinstance(patterns, str):
+  if isinstance(patterns, str) or not all(isinstance(p, str) for p in patterns):
     raise ValueError(
-        f'TRAINABLE must be a tuple of texts, such as ({patterns!r},).'
+        "TRAINABLE must be a tuple of texts, such as ('decoder/.*',), not "
+        f'{patterns!r}.'
     )
   rules = [
       (compiled('TRAINABLE', p.removeprefix('!')), not p.startswith('!'))

@@ -273,6 +273,8 @@ def test_a_learned_temperature_comes_back_from_its_cap(log_scale):
         ({'negatives': 0}, 'NEGATIVES_PER_ROW must be a positive'),
         ({'temperature': 0.001}, r'\(TEMPERATURE\) must be at least 0.01'),
         ({'temperature': '0.1'}, r"\(TEMPERATURE\) .* not '0.1'"),
+        ({'temperature': float('nan')}, r'\(TEMPERATURE\) .* not nan'),
+        ({'temperature': float('inf')}, r'\(TEMPERATURE\) .* not inf'),
         ({'item_embed_dim': 0}, 'item_embed_dim must be a positive'),
         ({'features': item_features.ItemFeatures(
             labels=np.zeros((9, 0), int), num_labels=1,

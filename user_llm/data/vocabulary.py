@@ -187,10 +187,14 @@ def vocab_size(*, path: str) -> int:
 
 def main(argv: list[str] | None = None) -> None:
   """Writes a vocabulary; see the module's docstring."""
-  parser = argparse.ArgumentParser(description=main.__doc__)
+  parser = argparse.ArgumentParser(
+      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--data_dir', required=True)
   parser.add_argument('--output', required=True, help='ends in .model')
-  parser.add_argument('--size', type=int, default=1000)
+  parser.add_argument(
+      '--size', type=int, default=1000, help='pieces (default: %(default)s)'
+  )
   parser.add_argument(
       '--split_rule',
       choices=list(schema_lib.SPLIT_RULES),

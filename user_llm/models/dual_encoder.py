@@ -52,7 +52,7 @@ class DualEncoderConfig:
             f'{value!r}.'
         )
     is_number = isinstance(self.temperature, (int, float))
-    if not is_number or self.temperature < 1 / _MAX_SCALE:
+    if not is_number or not 1 / _MAX_SCALE <= self.temperature < math.inf:
       raise ValueError(
           'DualEncoderConfig.temperature (TEMPERATURE) must be at least '
           f'{1 / _MAX_SCALE}, not {self.temperature!r}.'
