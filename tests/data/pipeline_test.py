@@ -318,5 +318,5 @@ def test_favourite_genre_needs_genres(tmp_path, tiny_vocabulary):
       history_length=4,
       vocabulary=tiny_vocabulary,
   )
-  with pytest.raises(ValueError, match="no modality 'genre'"):
+  with pytest.raises(ValueError, match="have no genre; include data.next_item"):
     dataset.batch_spec('train', 2)
