@@ -49,14 +49,60 @@ def one_chunk() -> Iterator[None]:
 
 
 def num_chunks(batch: int, length: int, vocab: int) -> int:
-  """The fewest equal parts of `length` that are small enough."""
+  """The fewest parts of `length` that are small enough.
+
+  Equal parts, where that does not make them more than twice as many; else the
+  last one is to be filled up.
+
+  Args:
+    batch: Rows that one device has.
+    length: Positions of a row.
+    vocab: Rows of the table.
+  """
   if _is_one_chunk.get():
     return 1
   floats = max(CHUNK_FLOATS, CHUNK_POSITIONS * vocab)
-  for chunks in range(1, length):
-    if length % chunks == 0 and batch * (length // chunks) * vocab <= floats:
+  fewest = -(-length // max(floats // (batch * vocab), 1))
+  for chunks in range(fewest, 2 * fewest + 1):
+    if length % chunks == 0:
       return chunks
-  return length
+  return fewest
+
+
+def _chunk_losses(
+    h_BlE: jax.Array,
+    table_VE: jax.Array,
+    targets_Bl: jax.Array,
+    ids: tuple[int, int],
+    softcap: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """`nats`, `correct`, and the gradient of the nats' sum by h @ table.T."""
+  ids_V = jnp.arange(table_VE.shape[0])
+  valid_V = (ids_V >= ids[0]) & (ids_V < ids[1])
+  logits = jnp.einsum(
+      'BlE,VE->BlV', h_BlE, table_VE, preferred_element_type=jnp.float32
+  )
+  logits = partitioning.constrain(
+      logits, 'act_batch', 'act_length', 'act_vocab'
+  )
+  if softcap:
+    logits = softcap * jnp.tanh(logits / softcap)
+  logits = jnp.where(valid_V, logits, -jnp.inf)
+  peak_Bl = jnp.max(logits, axis=-1)
+  unnormalised = jnp.exp(logits - peak_Bl[..., None])
+  norm_Bl = jnp.sum(unnormalised, axis=-1)
+  is_target = ids_V == targets_Bl[..., None]
+  target_Bl = jnp.sum(jnp.where(is_target, logits, 0), axis=-1)
+  mask_Bl = targets_Bl > 0
+  nats_Bl = jnp.where(mask_Bl, jnp.log(norm_Bl) + peak_Bl - target_Bl, 0)
+  dlogits = jnp.where(
+      mask_Bl[..., None], unnormalised / norm_Bl[..., None] - is_target, 0
+  )
+  if softcap:
+    slope = 1 - jnp.square(jnp.where(valid_V, logits, 0) / softcap)
+    dlogits *= slope
+  correct_Bl = mask_Bl & (target_Bl >= peak_Bl)
+  return nats_Bl, correct_Bl, dlogits.astype(h_BlE.dtype)
 
 
 def _token_losses(
@@ -67,66 +113,72 @@ def _token_losses(
     softcap: float,
     with_grads: bool,
 ) -> tuple[TokenLosses, tuple[jax.Array, jax.Array] | None]:
-  """The losses and, if asked, the gradients of their sum, in one pass."""
+  """The losses and, if asked, the gradients of their sum, in one pass.
+
+  What is summed over rows is summed in the loop over those of each of the D
+  parts of the batch, and over the parts after it: in the loop the devices would
+  have to wait for each other, and send the table's gradient, once a chunk.
+  """
   batch, length, _ = h_BLE.shape
-  vocab = table_VE.shape[0]
-  size = length // num_chunks(batch, length, vocab)
-  table = table_VE.astype(h_BLE.dtype)
-  ids_V = jnp.arange(vocab)
-  valid_V = (ids_V >= ids[0]) & (ids_V < ids[1])
+  parts = partitioning.batch_parts(batch)
+  chunks = num_chunks(batch // parts, length, table_VE.shape[0])
+  size = -(-length // chunks)
+  if chunks * size > length:
+    rest = chunks * size - length
+    h_BLE = jnp.pad(h_BLE, ((0, 0), (0, rest), (0, 0)))
+    targets_BL = jnp.pad(targets_BL, ((0, 0), (0, rest)))
+  # Gathered once, here, where it is sharded over the devices of the batch.
+  table = partitioning.constrain(
+      table_VE.astype(h_BLE.dtype), 'act_vocab', None
+  )
   has_target_L = jnp.any(targets_BL > 0, axis=0)
-  end = jnp.max(jnp.where(has_target_L, jnp.arange(1, length + 1), 0))
+  end = jnp.max(jnp.where(has_target_L, jnp.arange(1, chunks * size + 1), 0))
+  split = lambda x: x.reshape(parts, batch // parts, *x.shape[1:])
+  by_part = lambda x: partitioning.constrain(x, 'act_batch', 'act_vocab', None)
 
   def chunk(i: jax.Array, carry: tuple) -> tuple:
     losses, grads = carry
     part = lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size, 1)
     put = lambda x, y: jax.lax.dynamic_update_slice_in_dim(x, y, i * size, 1)
-    h_BlE, targets_Bl = part(h_BLE), part(targets_BL)
-    logits = jnp.einsum(
-        'BlE,VE->BlV', h_BlE, table, preferred_element_type=jnp.float32
+    h_BlE = part(h_BLE)
+    nats_Bl, correct_Bl, dlogits = _chunk_losses(
+        h_BlE, table, part(targets_BL), ids, softcap
     )
-    logits = partitioning.constrain(
-        logits, 'act_batch', 'act_length', 'act_vocab'
-    )
-    if softcap:
-      logits = softcap * jnp.tanh(logits / softcap)
-    logits = jnp.where(valid_V, logits, -jnp.inf)
-    peak_Bl = jnp.max(logits, axis=-1)
-    unnormalised = jnp.exp(logits - peak_Bl[..., None])
-    norm_Bl = jnp.sum(unnormalised, axis=-1)
-    is_target = ids_V == targets_Bl[..., None]
-    target_Bl = jnp.sum(jnp.where(is_target, logits, 0), axis=-1)
-    mask_Bl = targets_Bl > 0
-    nats_Bl = jnp.where(mask_Bl, jnp.log(norm_Bl) + peak_Bl - target_Bl, 0)
     losses = TokenLosses(
-        losses.total + jnp.sum(nats_Bl),
+        losses.total + jnp.sum(split(nats_Bl), axis=(1, 2)),
         put(losses.nats, nats_Bl),
-        put(losses.correct, mask_Bl & (target_Bl >= peak_Bl)),
+        put(losses.correct, correct_Bl),
     )
     if not with_grads:
       return losses, None
-    dlogits = jnp.where(
-        mask_Bl[..., None], unnormalised / norm_Bl[..., None] - is_target, 0
+    dh, dtable_DVE = grads
+    dtable_DVE += jnp.einsum(
+        'DBlV,DBlE->DVE', split(dlogits), split(h_BlE),
+        preferred_element_type=jnp.float32,
     )
-    if softcap:
-      slope = 1 - jnp.square(jnp.where(valid_V, logits, 0) / softcap)
-      dlogits *= slope
-    dlogits = dlogits.astype(h_BlE.dtype)
-    dh, dtable = grads
-    dtable += jnp.einsum(
-        'BlV,BlE->VE', dlogits, h_BlE, preferred_element_type=jnp.float32
-    )
-    return losses, (put(dh, jnp.einsum('BlV,VE->BlE', dlogits, table)), dtable)
+    dh = put(dh, jnp.einsum('BlV,VE->BlE', dlogits, table))
+    return losses, (dh, by_part(dtable_DVE))
 
   losses = TokenLosses(
-      jnp.zeros((), jnp.float32),
-      jnp.zeros((batch, length), jnp.float32),
-      jnp.zeros((batch, length), jnp.bool_),
+      jnp.zeros(parts, jnp.float32),
+      jnp.zeros(targets_BL.shape, jnp.float32),
+      jnp.zeros(targets_BL.shape, jnp.bool_),
   )
   grads = None
   if with_grads:
-    grads = jnp.zeros_like(h_BLE), jnp.zeros(table_VE.shape, jnp.float32)
-  return jax.lax.fori_loop(0, -(-end // size), chunk, (losses, grads))
+    dtable_DVE = jnp.zeros((parts, *table_VE.shape), jnp.float32)
+    grads = jnp.zeros_like(h_BLE), by_part(dtable_DVE)
+  losses, grads = jax.lax.fori_loop(
+      0, -(-end // size), chunk, (losses, grads)
+  )
+  losses = TokenLosses(
+      jnp.sum(losses.total), losses.nats[:, :length],
+      losses.correct[:, :length],
+  )
+  if with_grads:
+    dh, dtable_DVE = grads
+    grads = dh[:, :length], jnp.sum(dtable_DVE, axis=0)
+  return losses, grads
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

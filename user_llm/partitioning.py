@@ -188,6 +188,19 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, spec)
 
 
+def batch_parts(batch: int) -> int:
+  """In how many parts the mesh that is set has a batch; 1 where none is.
+
+  Raises:
+    ValueError: they do not divide it.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return 1
+  resolve(('act_batch',), (batch,), mesh, 'activation')
+  return math.prod(mesh.shape[axis] for axis in _BATCH_AXES)
+
+
 def top_k(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
   """`jax.lax.top_k` of [B, ...], a device its own rows of a batch.
 

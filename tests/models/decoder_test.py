@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from user_llm import losses
 from user_llm import partitioning
 from user_llm.models import attention
 from user_llm.models import cross_attention
@@ -14,6 +15,7 @@ from user_llm.models import decoder
 from user_llm.models import decoder_layers
 from user_llm.models import decoder_config
 from user_llm.models import kv_cache
+from user_llm.models import layers
 from user_llm.models import positions
 
 
@@ -270,6 +272,43 @@ def test_cached_rows_equal_whole_rows(tied):
   shuffled = np.concatenate([whole[order, :6], added[:, 2:]], axis=1)
   want = _logits(config, params, shuffled, _user_rows(user))
   np.testing.assert_allclose(last, want[:, 6], atol=1e-4)
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_steps_score_tokens_as_the_loss_does_in_bfloat16(monkeypatch, tied):
+  """Of prompts and of one more token, -log p of all tokens; not compiled.
+
+  Compiled, a CPU would keep float32 where bfloat16 is said.
+  """
+  monkeypatch.setattr(
+      layers, 'compute_dtype', lambda: jnp.dtype(jnp.bfloat16)
+  )
+  config = _config(every=1, num_layers=1, tied_embeddings=tied)
+  params = _init(config)
+  ids = np.arange(*config.candidates)[1:]
+
+  def nats_of_loss(module, x_RTD):
+    x_RTD = jnp.repeat(x_RTD[:, -1:], len(ids), axis=1)
+    targets = jnp.broadcast_to(ids, x_RTD.shape[:2])
+    return losses.token_losses(
+        x_RTD, module.token_table(), targets, config.candidates
+    ).nats
+
+  def run(module):
+    prompts, added = _tokens(rows=3, length=4), _tokens(3, 1, seed=5)
+    first, cache = module.prefill(prompts, None, rows=1, capacity=1)
+    x_RTD, _ = module(added, None, cache, keep_kv=True)
+    second, _ = module.extend(added[:, 0], None, cache)
+    assert x_RTD.dtype == jnp.bfloat16
+    return [
+        (first, nats_of_loss(module, module(prompts)[0])),
+        (second, nats_of_loss(module, x_RTD)),
+    ]
+
+  found = decoder.Decoder(config).apply({'params': params}, method=run)
+  for logits, wanted in found:
+    nats = -jax.nn.log_softmax(logits)[:, ids]
+    np.testing.assert_allclose(nats, wanted, rtol=1e-5, atol=1e-5)
 
 
 def _user_rows(user):

@@ -156,13 +156,12 @@ class Decoder(nn.Module):
 
   def logits(self, x_RTD: jax.Array) -> jax.Array:
     """f32[R, T, V] over the padded vocabulary, the padding masked."""
-    if self.config.tied_embeddings:
-      logits = jnp.einsum(
-          'RTD,VD->RTV', x_RTD, self.embed.table.astype(x_RTD.dtype),
-          preferred_element_type=jnp.float32,
-      )
-    else:
-      logits = self.lm_head(x_RTD).astype(jnp.float32)
+    if self.is_initializing() and not self.config.tied_embeddings:
+      self.lm_head(x_RTD)  # Makes its kernel.
+    logits = jnp.einsum(
+        'RTD,VD->RTV', x_RTD, self.token_table().astype(x_RTD.dtype),
+        preferred_element_type=jnp.float32,
+    )
     logits = partitioning.constrain(
         attention.capped(logits, self.config.logits_softcap),
         'act_batch', 'act_length', 'act_vocab',
@@ -176,7 +175,7 @@ class Decoder(nn.Module):
     """f32[V, D]: `logits` are its products, before cap and mask."""
     if self.config.tied_embeddings:
       return self.embed.table
-    return self.lm_head.variables['params']['kernel'].T
+    return partitioning.unbox(self.lm_head.variables['params']['kernel']).T
 
   def prefill(
       self,
