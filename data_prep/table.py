@@ -145,7 +145,10 @@ class _Reader:
     index = len(self.files)
     self.files.append(path.name)
     blocks = table_files.read_table(
-        path, columns=section.columns(), delimiter=section.delimiter
+        path,
+        columns=section.columns(),
+        delimiter=section.delimiter,
+        quoting=section.quoting,
     )
     with progress.stage(f'read {path.name}') as stage:
       for number, block in enumerate(blocks):

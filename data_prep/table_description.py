@@ -29,7 +29,8 @@
     label_separator = ";"
     label_name = "category"            # or "genre"
 
-CSV has a header, and `delimiter` (',' if absent). Text is UTF-8.
+CSV has a header, and `delimiter` (',' if absent); `quoting = false` is for
+files written without quotes around cells. Text is UTF-8.
 """
 
 import pathlib
@@ -73,6 +74,7 @@ class Events(_Section):
   rating: _Column | None = None
   features: dict[_Name, Feature] = {}
   delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ','
+  quoting: bool = True
 
   def columns(self) -> dict[str, str]:
     """Key of the description to column."""
@@ -94,6 +96,7 @@ class Items(_Section):
   label_separator: Annotated[str, msgspec.Meta(min_length=1)] = '|'
   label_name: Literal['category', 'genre'] = 'category'
   delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ','
+  quoting: bool = True
 
   def columns(self) -> dict[str, str]:
     """Key of the description to column."""

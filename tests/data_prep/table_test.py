@@ -212,6 +212,33 @@ def test_bad_rows(folder):
 
 
 @pytest.mark.parametrize(
+    'opens, closes, reason',
+    [
+        ('"x', 'x"y', "broken CSV: ',' expected after '\"'"),
+        ('"x', 'x",y', 'wrong field count'),
+        ('"x', 'x"', 'broken CSV: row of more than 1,000 lines'),
+        ('"x', 'x', 'broken CSV: unexpected end of data'),
+    ],
+)
+def test_a_quote_that_is_not_closed(opens, closes, reason, folder):
+  """The lines that it swallows are rejects, each of them."""
+  lines = ['u,t,i', *(f'a,{second},x' for second in range(3000))]
+  lines[1001], lines[2500] = f'a,1000,{opens}', f'a,2499,{closes}'
+  (folder / 'x.csv').write_text('\n'.join(lines) + '\n')
+  description = _MINIMAL.format(file='x.csv', unit='s')
+  with pytest.raises(ValueError, match='x.csv: [12],.* of 3,000 rows are bad'):
+    _read(folder, description)
+  raw, events, _ = _read(folder, description, fraction=1)
+  swallowed = 1500 if closes != 'x' else 2000
+  assert raw.rejects.counts('events') == {reason: swallowed}
+  assert next(raw.rejects.shown())['line'] == 1002
+  assert raw.num_event_rows == len(events) + swallowed == 3000
+  raw, events, _ = _read(folder, description + 'quoting = false', fraction=1)
+  assert events['item'][1000] == '"x'
+  assert len(events) == 3000 - (closes == 'x",y')
+
+
+@pytest.mark.parametrize(
     'old, new, message',
     [
         ('user = "visitor"', 'usr = "visitor"', 'unknown field `usr` - at `$'),
