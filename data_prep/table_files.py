@@ -101,6 +101,9 @@ def _read_json_lines(
       ],
   )
   for block in json_lines.read_blocks(path, row_type):
+    for line, reason in block.rejects[-1:]:
+      if reason == json_lines.BREAKS_OFF:
+        raise _breaks_off(path, line)
     cells = {
         key: [_text(getattr(row, names[column])) for row in block.rows]
         for key, column in columns.items()
@@ -166,12 +169,16 @@ def _read_csv(
       _check_columns(path, columns, header)
       yield from _csv_blocks(reader, columns, header)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-      raise ValueError(
-          f'{path}:{reader.line_num}: the gzip breaks off or is damaged here '
-          f'({error}); make or fetch the file again.'
-      ) from error
+      raise _breaks_off(path, reader.line_num) from error
     except csv.Error as error:  # Of other rows, `_rows` tells.
       raise ValueError(f'{path}: its header is broken CSV ({error}).') from None
+
+
+def _breaks_off(path: pathlib.Path, line: int) -> ValueError:
+  return ValueError(
+      f'{path}:{line}: the gzip breaks off or is damaged here; make or fetch '
+      'the file again.'
+  )
 
 
 def _csv_blocks(

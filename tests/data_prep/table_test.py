@@ -277,6 +277,12 @@ def test_broken_files(folder):
   (folder / 'x.csv.gz').write_bytes(packed[:50])
   with pytest.raises(ValueError, match='x.csv.gz:[0-9]+: the gzip breaks off'):
     _read(folder, _MINIMAL.format(file='x.csv.gz', unit='s'))
+  rows = ''.join(f'{{"u": 1, "i": {i}, "t": 1}}\n' for i in range(9999))
+  packed = gzip.compress(rows.encode())
+  (folder / 'x.jsonl.gz').write_bytes(packed[: len(packed) // 2])
+  match = 'x.jsonl.gz:[0-9]{3,}: the gzip breaks off or is damaged here; make'
+  with pytest.raises(ValueError, match=match):
+    _read(folder, _MINIMAL.format(file='x.jsonl.gz', unit='s'))
   with pytest.raises(ValueError, match='no.toml is no file'):
     table_description.load(folder / 'no.toml')
 
