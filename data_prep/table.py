@@ -74,6 +74,7 @@ def read(
       num_item_rows=reader.num_rows['items'],
       sources=reader.sources,
       item_noun=told.item_noun,
+      ticks_per_sec=table_columns.TICKS_PER_SEC,
       label_name=label_name,
       modalities=tuple(
           raw.RawModality(

@@ -71,18 +71,18 @@ def test_the_shown_description(folder):
   assert events.to_dicts() == [
       {
           'seq': 2, 'user': KEY.hash('u1'), 'item': '7',
-          'timestamp': 1472688000, 'rating': 4.5, 'device': 'phone',
+          'timestamp': 1472688000_123000, 'rating': 4.5, 'device': 'phone',
           'seconds': 12.5, 'comment': 'Good, "really" good',
       },
       {
           'seq': 3, 'user': KEY.hash('u1'), 'item': '8',
-          'timestamp': 1472688001, 'rating': 3.0, 'device': '',
+          'timestamp': 1472688001_999000, 'rating': 3.0, 'device': '',
           'seconds': None, 'comment': '',
       },
       {
           # The line that the row ends in.
           'seq': 5, 'user': KEY.hash('u2'), 'item': '07',
-          'timestamp': 1472688002, 'rating': 5.0, 'device': 'desk',
+          'timestamp': 1472688002_000000, 'rating': 5.0, 'device': 'desk',
           'seconds': 3.0, 'comment': 'two\nlines',
       },
   ]
@@ -108,19 +108,21 @@ _TIME = datetime.datetime(2020, 5, 17, 12, 30, 1, tzinfo=datetime.UTC)
 
 
 @pytest.mark.parametrize(
-    'unit, cell',
+    'unit, cell, micros',
     [
-        ('s', '1589718601'),
-        ('s', ' 1589718601.75 '),
-        ('ms', '1589718601999'),
-        ('us', '1589718601999999'),
-        ('ns', '1589718601999999999'),
-        ('%Y-%m-%d %H:%M:%S', '2020-05-17 12:30:01'),
-        ('%Y-%m-%dT%H:%M:%S%z', '2020-05-17T14:30:01+02:00'),
+        ('s', '1589718601', 0),
+        ('s', ' 1589718601.75 ', 750_000),
+        ('ms', '1589718601999', 999_000),
+        ('ms', '1589718601999.5', 999_500),
+        ('us', '1589718601999999', 999_999),
+        ('ns', '1589718601999999999', 999_999),
+        ('%Y-%m-%d %H:%M:%S', '2020-05-17 12:30:01', 0),
+        ('%Y-%m-%d %H:%M:%S%.f', '2020-05-17 12:30:01.25', 250_000),
+        ('%Y-%m-%dT%H:%M:%S%z', '2020-05-17T14:30:01+02:00', 0),
     ],
 )
 @pytest.mark.parametrize('suffix', ['csv', 'tsv', 'csv.gz', 'jsonl'])
-def test_times_and_formats(unit, cell, suffix, folder):
+def test_times_and_formats(unit, cell, micros, suffix, folder):
   delimiter = '\t' if suffix == 'tsv' else ','
   text = f'u,i,t\na,x,{cell}\n'.replace(',', delimiter)
   if suffix == 'jsonl':
@@ -132,20 +134,25 @@ def test_times_and_formats(unit, cell, suffix, folder):
   if suffix == 'tsv':
     description += 'delimiter = "\\t"'
   raw, events, items = _read(folder, description)
-  assert events['timestamp'].to_list() == [int(_TIME.timestamp())]
+  want = int(_TIME.timestamp()) * raw.ticks_per_sec + micros
+  assert events['timestamp'].to_list() == [want]
   assert raw.label_name is None and not len(items)
 
 
 @pytest.mark.parametrize(
-    'time',
+    'time, micros',
     [
-        pl.Series([_TIME]),
-        pl.Series([_TIME]).dt.replace_time_zone(None),
-        pl.Series([1589718601], dtype=pl.Int32),
-        pl.Series([1589718601.75]),
+        (pl.Series([_TIME]), 0),
+        (pl.Series([_TIME]).dt.replace_time_zone(None), 0),
+        (
+            pl.Series([1589718601_000000_999], dtype=pl.Datetime('ns')), 0
+        ),
+        (pl.Series([1589718601_250], dtype=pl.Datetime('ms')), 250_000),
+        (pl.Series([1589718601], dtype=pl.Int32), 0),
+        (pl.Series([1589718601.75]), 750_000),
     ],
 )
-def test_parquet(time, folder):
+def test_parquet(time, micros, folder):
   frame = pl.DataFrame(
       {'u': [11], 'i': ['x'], 't': time, 'tags': [['b', 'a|c', None]], 'n': [3]}
   )
@@ -160,9 +167,29 @@ def test_parquet(time, folder):
       + 'labels = "tags"\nlabel_name = "genre"\n',
   )
   assert events.drop('seq').rows() == [
-      (KEY.hash('11'), 'x', 1589718601, 'b, a|c', 3.0)
+      (KEY.hash('11'), 'x', 1589718601_000000 + micros, 'b, a|c', 3.0)
   ]
   assert items.rows() == [('x', 'x', 'b|a/c')] and raw.label_name == 'genre'
+
+
+@pytest.mark.parametrize(
+    'unit, cells',
+    [
+        # What would be a good time if it went round 64 bits, too.
+        ('s', ['4102444800', '-1', '-0.5', '18446745662', '1e300', 'nan']),
+        ('ms', ['4102444800000', '-1', '18446745662428170', 'inf']),
+        ('ns', ['4102444800000000000', '-1', '18446745662428170000']),
+        ('%Y-%m-%d', ['2100-01-01', '1969-12-31']),
+    ],
+)
+def test_times_that_are_none(unit, cells, folder):
+  rows = ''.join(f'a,x,{cell}\n' for cell in [*cells, ''])
+  (folder / 'x.csv').write_text('u,i,t\n' + rows)
+  raw, events, _ = _read(
+      folder, _MINIMAL.format(file='x.csv', unit=unit), fraction=1
+  )
+  assert not len(events)
+  assert raw.num_event_rows == len(cells) + 1
 
 
 def test_bad_rows(folder):
