@@ -280,6 +280,12 @@ def test_a_quote_that_is_not_closed(opens, closes, reason, folder):
         ('"category"\n[', '"cat"\n[', "'cat' - at `$.events.features.device.k"),
         ('buckets = 8', 'buckets = 1', '`$.events.features.seconds.buckets`'),
         ('.device]', '.rating]', '[events.features.rating] has a name that is'),
+        (
+            '.device]', '.label]',
+            '[events.features.label] has a name that is taken; choose another '
+            'and say column = "label" there',
+        ),
+        ('.device]', '.target_x]', '[events.features.target_x] has a name'),
         ('.device]', '.Device]', "regex '^[a-z][a-z0-9_]*$' - at `key`"),
         ('"Time on page"', '"time"', "'time', which is features.seconds in"),
         ('reads-*.csv', 'x-*.csv', "no file beside it matches 'x-*.csv' of"),
