@@ -125,7 +125,7 @@ def load(path: pathlib.Path) -> Description:
         'data_prep/table_description.py explains.'
     )
   try:
-    raw = tomllib.loads(path.read_text(encoding='utf-8'))
+    raw = tomllib.loads(path.read_text(encoding='utf-8-sig'))
     description = msgspec.convert(raw, Description)
   except msgspec.ValidationError as error:
     raise ValueError(

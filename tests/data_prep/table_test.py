@@ -45,9 +45,9 @@ def folder(tmp_path):
   return folder
 
 
-def _read(folder, text=None, fraction=0.4):
+def _read(folder, text=None, fraction=0.4, encoding='utf-8'):
   if text is not None:
-    (folder / 'reads.toml').write_text(text)
+    (folder / 'reads.toml').write_text(text, encoding)
   scratch = folder / f'scratch{len(list(folder.iterdir()))}'
   scratch.mkdir()
   raw = table.read(
@@ -318,6 +318,14 @@ def test_broken_files(folder):
     _read(folder, _MINIMAL.format(file='x.jsonl.gz', unit='s'))
   with pytest.raises(ValueError, match='no.toml is no file'):
     table_description.load(folder / 'no.toml')
+
+
+def test_byte_order_marks(folder):
+  text = _MINIMAL.format(file='x.*', unit='s')
+  (folder / 'x.csv').write_text('u,i,t\na,x,1\n', 'utf-8-sig')
+  (folder / 'x.jsonl').write_text('{"u": 1, "i": "y", "t": 2}', 'utf-8-sig')
+  raw, events, _ = _read(folder, text, encoding='utf-8-sig')
+  assert raw.name == 'mine' and events['item'].to_list() == ['x', 'y']
 
 
 def test_blocks(folder, monkeypatch):
