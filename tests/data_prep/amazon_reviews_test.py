@@ -174,7 +174,8 @@ def test_2023(source, tmp_path):
   _write(source / 'meta_All_Beauty.jsonl.gz', METADATA_2023)
   _, events, items = _read(tmp_path)
   assert events.row(0)[1:] == (
-      KEY.hash('AGKHLEW2SOWHNMFQIJGBECAF7INQ'), 'B00YQ6X8E0', 1588687728923, 3.0,
+      KEY.hash('AGKHLEW2SOWHNMFQIJGBECAF7INQ'), 'B00YQ6X8E0',
+      1588687728923, 3.0,
       'Such a lovely scent', 'This spray ...',
   )
   assert items.rows() == [('B00YQ6X8E0', 'Lotion', 'All Beauty')]

@@ -302,7 +302,32 @@ def test_messages_name_the_key_and_the_mend(old, new, message, folder):
   assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    'column, cells, told',
+    [
+        ('t', pl.Series([_TIME.time()]), 'dtype `time`'),
+        ('t', pl.Series([datetime.timedelta(1)]), 'dtype `duration'),
+        ('i', pl.Series([[1, 2]], dtype=pl.Array(pl.Int64, 2)), 'Array type'),
+        ('i', pl.Series([b'\xff']), 'invalid utf8'),
+    ],
+)
+def test_parquet_of_types_that_do_not_fit(column, cells, told, folder):
+  frame = pl.DataFrame({'u': ['a'], 'i': ['x'], 't': [1]})
+  frame.with_columns(cells.alias(column)).write_parquet(folder / 'x.parquet')
+  with pytest.raises(ValueError) as error:
+    _read(folder, _MINIMAL.format(file='x.parquet', unit='s'))
+  assert f"x.parquet: the column '{column}' has a type" in str(error.value)
+  assert told in str(error.value)
+
+
 def test_broken_files(folder):
+  frame = pl.DataFrame({'u': range(5000), 'i': range(5000), 't': range(5000)})
+  frame.write_parquet(folder / 'x.parquet')
+  data = bytearray((folder / 'x.parquet').read_bytes())
+  data[4:60] = bytes(56)  # Of the first page; the end tells what there is.
+  (folder / 'x.parquet').write_bytes(data)
+  with pytest.raises(ValueError, match='x.parquet is damaged, or of'):
+    _read(folder, _MINIMAL.format(file='x.parquet', unit='s'))
   (folder / 'x.parquet').write_bytes(b'PAR1 and then no more')
   with pytest.raises(ValueError, match='x.parquet is no whole Parquet file'):
     _read(folder, _MINIMAL.format(file='x.parquet', unit='s'))
