@@ -120,6 +120,7 @@ def forget(dataset: pathlib.Path, users: Collection[str]) -> Forgotten:
   manifest['splits'] = splits.describe_splits(
       [kept.histories],
       [item.source_id for item in schema.load_catalogue(str(dataset))],
+      has_times=manifest.get('has_times', True),
   )
   manifest['forgotten'].append({
       'users': forgotten.users,

@@ -186,6 +186,7 @@ class RawDataset:
     item_noun: See `schema.EventSchema`.
     ticks_per_sec: Of `timestamp`. Records have whole seconds, but events are
       told apart and sorted by what the source knows.
+    has_times: Whether `timestamp` is a time; else it only tells the order.
     label_name: What the items' labels are: 'genre' or 'category'.
     modalities: Further features.
     texts: Names of the text columns.
@@ -202,6 +203,7 @@ class RawDataset:
   sources: Mapping[str, Mapping[str, str | int]]
   item_noun: str = 'item'
   ticks_per_sec: int = 1
+  has_times: bool = True
   label_name: str | None = None
   modalities: tuple[RawModality, ...] = ()
   texts: tuple[str, ...] = ()
