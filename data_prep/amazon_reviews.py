@@ -97,14 +97,15 @@ def read(
           kind='events',
           keys=frozenset({'reviewerID', 'asin', 'overall', 'unixReviewTime'}),
           row_type=_Review2018,
-          columns=functools.partial(_event_columns, ticks_per_sec=1),
+          columns=_event_columns,
       ),
       review_layouts.Layout(
           name='2023 reviews',
           kind='events',
           keys=frozenset({'user_id', 'parent_asin', 'rating', 'timestamp'}),
           row_type=_Review2023,
-          columns=functools.partial(_event_columns, ticks_per_sec=1000),
+          columns=_event_columns,
+          ticks_per_sec=1000,
       ),
       review_layouts.Layout(
           name='2023 metadata',
@@ -132,13 +133,11 @@ def read(
   )
 
 
-def _event_columns(
-    rows: Sequence[Any], *, ticks_per_sec: int
-) -> dict[str, list[Any]]:
+def _event_columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
   return {
       'user': [row.user for row in rows],
       'item': [row.item for row in rows],
-      'timestamp': [row.time // ticks_per_sec for row in rows],
+      'timestamp': [row.time for row in rows],
       'rating': [row.rating for row in rows],
       'summary': [_plain(row.summary) for row in rows],
       'review': [_plain(row.review) for row in rows],

@@ -35,6 +35,7 @@ class Encoder:
     texts: Columns of text.
     max_events: Of a user; None for no bound.
     num_shards: Record files.
+    ticks_per_sec: See `raw.RawDataset`.
     users_are_integers: So that 9 comes before 10.
   """
 
@@ -45,6 +46,7 @@ class Encoder:
   texts: Sequence[str]
   max_events: int | None
   num_shards: int
+  ticks_per_sec: int
   users_are_integers: bool
 
   @property
@@ -151,7 +153,8 @@ def _history(
     columns[name] = encoding.number_ids(starts, column(name, np.float32))
   for name, ids in encoder.ids.items():
     columns[name] = np.array([ids[edge[name]] for edge in edges], np.int32)
-  columns[schema.TIMESTAMP_KEY] = timestamps[order][is_kept]
+  kept = timestamps[order][is_kept]
+  columns[schema.TIMESTAMP_KEY] = kept // encoder.ticks_per_sec
   seqs = {edge['seq'] for edge in edges}
   rows = {r['seq']: r for r in joined.get('texts', ()) if r['seq'] in seqs}
   texts = {

@@ -120,6 +120,7 @@ def number_values(
       texts=raw.texts,
       max_events=max_events,
       num_shards=encoding.num_shards(num_kept(values.lengths(), max_events)),
+      ticks_per_sec=raw.ticks_per_sec,
       users_are_integers=values.are_integers('user'),
   )
   event_schema = schema.EventSchema(

@@ -46,7 +46,7 @@ def write(
   """
   with progress.stage('splits'):
     described = splits.describe_splits(
-        parts, catalogue['source_id'].to_list()
+        parts, catalogue['source_id'].to_list(), has_times=raw.has_times
     )
   tallies = tallies_lib.tally(event_schema, parts, texts)
   num_events = int(tallies.values['item'].sum())
@@ -64,6 +64,7 @@ def write(
       },
       'cleaning': steps,
       'rejects': rejects,
+      'has_times': raw.has_times,
       'splits': described,
       'source': raw.sources,
       'options': options,

@@ -164,6 +164,7 @@ def _encode(
   timestamps, seq = columns['timestamp'], columns['seq']
   placed = {**ids, schema.TIMESTAMP_KEY: timestamps, 'seq': seq}
   placed = {name: column[order] for name, column in placed.items()}
+  placed[schema.TIMESTAMP_KEY] //= raw.ticks_per_sec
   lengths = np.bincount(record)
   is_cut = ~cleaning_lib.most_recent(
       _offsets(lengths), config.max_events_per_user

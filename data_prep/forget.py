@@ -68,7 +68,8 @@ def read_users(
         f'but {_key_name(given)} is given: its users have other names. Give '
         'the right --user_key_file.'
     )
-  lines = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
+  # Some editors start a file with a mark, which is no part of the first id.
+  lines = pathlib.Path(path).read_text(encoding='utf-8-sig').splitlines()
   users = filter(None, map(str.strip, lines))
   return frozenset(users if user_key is None else map(user_key.hash, users))
 
@@ -119,6 +120,7 @@ def forget(dataset: pathlib.Path, users: Collection[str]) -> Forgotten:
   manifest['splits'] = splits.describe_splits(
       [kept.histories],
       [item.source_id for item in schema.load_catalogue(str(dataset))],
+      has_times=manifest.get('has_times', True),
   )
   manifest['forgotten'].append({
       'users': forgotten.users,

@@ -66,6 +66,7 @@ def read(
           keys=frozenset({'user_id', 'gmap_id', 'rating', 'time'}),
           row_type=_Review,
           columns=_event_columns,
+          ticks_per_sec=1000,
       ),
       review_layouts.Layout(
           name='2021 metadata',
@@ -92,7 +93,7 @@ def _event_columns(rows: Sequence[_Review]) -> dict[str, list[Any]]:
   return {
       'user': [row.user for row in rows],
       'item': [row.item for row in rows],
-      'timestamp': [row.time // 1000 for row in rows],
+      'timestamp': [row.time for row in rows],
       'rating': [row.rating for row in rows],
       'review': [(row.review or '').strip() for row in rows],
   }

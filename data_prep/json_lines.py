@@ -163,8 +163,13 @@ def _from_literal(text: str, row_type: Any) -> Any:
     with warnings.catch_warnings():
       # '\/' and the like, which upstream has.
       warnings.simplefilter('ignore')
-      return msgspec.convert(ast.literal_eval(text), row_type)
+      row = msgspec.convert(ast.literal_eval(text), row_type)
+    # Halves of surrogate pairs, which no JSON that is read can hold.
+    msgspec.json.encode(row)
+    return row
   except msgspec.ValidationError as error:
     return str(error)
+  except UnicodeEncodeError:
+    return 'not UTF-8'
   except (ValueError, SyntaxError, MemoryError, RecursionError):
     return 'broken Python literal'

@@ -184,6 +184,9 @@ class RawDataset:
     num_item_rows: Rows of items' descriptions read, good and bad.
     sources: sha256 and bytes of each file read, by its name.
     item_noun: See `schema.EventSchema`.
+    ticks_per_sec: Of `timestamp`. Records have whole seconds, but events are
+      told apart and sorted by what the source knows.
+    has_times: Whether `timestamp` is a time; else it only tells the order.
     label_name: What the items' labels are: 'genre' or 'category'.
     modalities: Further features.
     texts: Names of the text columns.
@@ -199,6 +202,8 @@ class RawDataset:
   num_item_rows: int
   sources: Mapping[str, Mapping[str, str | int]]
   item_noun: str = 'item'
+  ticks_per_sec: int = 1
+  has_times: bool = True
   label_name: str | None = None
   modalities: tuple[RawModality, ...] = ()
   texts: tuple[str, ...] = ()

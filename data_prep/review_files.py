@@ -105,6 +105,11 @@ def read(
       num_event_rows=num_rows['events'],
       num_item_rows=num_rows['items'],
       sources=sources,
+      ticks_per_sec=next(
+          job.layout.ticks_per_sec
+          for job in jobs
+          if job.layout.kind == 'events'
+      ),
       label_name='category' if num_rows['items'] else None,
       texts=tuple(texts),
       user_key_id=options.user_key.id,

@@ -33,6 +33,7 @@ class Layout:
     row_type: What a line is decoded to; checks it and drops what is not used.
     columns: Makes columns of decoded rows. Of events: user (as upstream has
       it), item, timestamp, rating and the texts; of items: item, title, labels.
+    ticks_per_sec: Of events' timestamps.
   """
 
   name: str
@@ -40,6 +41,7 @@ class Layout:
   keys: frozenset[str]
   row_type: type[msgspec.Struct]
   columns: Callable[[Sequence[Any]], Mapping[str, list[Any]]]
+  ticks_per_sec: int = 1
 
 
 def labels(names: Iterable[str]) -> list[str]:

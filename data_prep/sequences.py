@@ -82,6 +82,7 @@ def read(
       rejects=rejects,
       num_event_rows=parsed.num_rows,
       num_item_rows=0,
+      has_times=False,
       sources={file.name: parsed.source},
       user_key_id=user_key and user_key.id,
   )

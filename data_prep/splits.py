@@ -25,17 +25,22 @@ class _AtMoments(schema.GlobalTimeRule):
 
 
 def describe_splits(
-    parts: Iterable[encoding.Histories], source_ids: Sequence[str]
+    parts: Iterable[encoding.Histories],
+    source_ids: Sequence[str],
+    *,
+    has_times: bool = True,
 ) -> dict[str, dict[str, Any]]:
   """Each rule's fingerprint, users and examples a split.
 
   Args:
     parts: The users; read several times, one after another.
     source_ids: `source_ids[i - 1]` is upstream's id of item i.
+    has_times: Whether timestamps are times; else no rule by time is there.
   """
   return {
       name: _describe(global_rule(rule, parts), parts, source_ids)
       for name, rule in schema.SPLIT_RULES.items()
+      if has_times or not isinstance(rule, schema.GlobalTimeRule)
   }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import glob
 import pathlib
+import re
 
 import polars as pl
 
@@ -74,6 +75,7 @@ def read(
       num_item_rows=reader.num_rows['items'],
       sources=reader.sources,
       item_noun=told.item_noun,
+      ticks_per_sec=table_columns.TICKS_PER_SEC,
       label_name=label_name,
       modalities=tuple(
           raw.RawModality(
@@ -123,7 +125,10 @@ class _Reader:
       parts: Where to write the good ones, but for the reason.
     """
     for path in self._find(kind, section.files):
-      num_rows = self._read_file(path, kind, section, convert, parts)
+      try:
+        num_rows = self._read_file(path, kind, section, convert, parts)
+      except pl.exceptions.PolarsError as error:
+        raise ValueError(_told(path, section, error)) from error
       self.num_rows[kind] += num_rows
       self.sources[path.name] = _source(path) | {'rows': num_rows}
       self.rejects.check(
@@ -145,7 +150,10 @@ class _Reader:
     index = len(self.files)
     self.files.append(path.name)
     blocks = table_files.read_table(
-        path, columns=section.columns(), delimiter=section.delimiter
+        path,
+        columns=section.columns(),
+        delimiter=section.delimiter,
+        quoting=section.quoting,
     )
     with progress.stage(f'read {path.name}') as stage:
       for number, block in enumerate(blocks):
@@ -184,6 +192,20 @@ class _Reader:
             ' the manifest knows files by their names.'
         )
     return found
+
+
+def _told(
+    path: pathlib.Path,
+    section: table_description.Events | table_description.Items,
+    error: pl.exceptions.PolarsError,
+) -> str:
+  """What Polars cannot do: its first line, and the column if it names one."""
+  first, *more = str(error).splitlines()
+  found = re.search(r'col\("(.+?)"\)', '\n'.join(more))
+  if found is None:
+    return f'{path} is damaged, or of types that are not read: {first}.'
+  column = section.columns().get(found[1], found[1])
+  return f'{path}: the column {column!r} has a type that does not fit: {first}.'
 
 
 def _source(path: pathlib.Path) -> dict[str, str | int]:

@@ -8,6 +8,8 @@ from data_prep import table_description
 from data_prep import table_files
 
 REASON = '_reason'
+# Of events, whatever unit the source has.
+TICKS_PER_SEC = 10**6
 # The year 2100; a wrong unit gives other years.
 _LAST_SECS = 4_102_444_800
 
@@ -22,13 +24,13 @@ def events(
     section: What they are.
 
   Returns:
-    seq (the line), user (as it is), item, timestamp, rating and the features,
-    and `REASON`: why the row is bad, or null.
+    seq (the line), user (as it is), item, timestamp (in `TICKS_PER_SEC`),
+    rating and the features, and `REASON`: why the row is bad, or null.
   """
   made = {
       'user': _text('user'),
       'item': _text('item'),
-      'timestamp': _secs(rows.schema['time'], section.time_unit),
+      'timestamp': _ticks(rows.schema['time'], section.time_unit),
   }
   if section.rating is not None:
     made['rating'] = _number(rows, 'rating')
@@ -56,7 +58,7 @@ def _faults(
   time = pl.col('timestamp')
   yield time.is_null(), f'no time, as time_unit says, in {section.time!r}'
   yield (
-      ~time.is_between(0, _LAST_SECS, closed='left'),
+      ~time.is_between(0, _LAST_SECS * TICKS_PER_SEC, closed='left'),
       f'time before 1970 or after 2099 in {section.time!r}',
   )
   if section.rating is not None:
@@ -111,21 +113,30 @@ def _number(rows: pl.DataFrame, key: str) -> pl.Expr:
   )
 
 
-def _secs(dtype: pl.DataType, unit: str) -> pl.Expr:
+def _ticks(dtype: pl.DataType, unit: str) -> pl.Expr:
+  """Int64 in `TICKS_PER_SEC`; what is out of range stays so, no overflow."""
   time = pl.col('time')
-  if dtype.is_temporal():
-    return time.dt.epoch('s')
-  if unit not in table_description.TICKS_PER_SEC:
+  if not dtype.is_temporal() and unit not in table_description.TICKS_PER_SEC:
     text = time.cast(pl.String).str.strip_chars()
-    return text.str.strptime(pl.Datetime, unit, strict=False).dt.epoch('s')
+    time = text.str.strptime(pl.Datetime, unit, strict=False)
+    dtype = pl.Datetime()
+  if dtype.is_temporal():
+    secs = time.dt.epoch('s').clip(-1, _LAST_SECS)
+    return secs * TICKS_PER_SEC + time.dt.epoch('us') % TICKS_PER_SEC
   if dtype == pl.String:
     time = time.str.strip_chars()
-  ticks = pl.coalesce(
-      time.cast(pl.Int64, strict=False),
-      # '1472688000.25'; nanoseconds would not be exact as floats.
-      time.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False),
+  per_sec = table_description.TICKS_PER_SEC[unit]
+  up, down = max(TICKS_PER_SEC // per_sec, 1), max(per_sec // TICKS_PER_SEC, 1)
+  whole, broken = (
+      time.cast(number, strict=False).clip(-1, _LAST_SECS * per_sec)
+      for number in (pl.Int64, pl.Float64)
   )
-  return ticks // table_description.TICKS_PER_SEC[unit]
+  # '1472688000.25'
+  broken = (broken * up / down).floor().cast(pl.Int64, strict=False)
+  if dtype.is_float():
+    return broken
+  # Nanoseconds would not be exact as floats.
+  return pl.coalesce(whole * up // down, broken)
 
 
 def _labels(separator: str) -> pl.Expr:

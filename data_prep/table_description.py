@@ -29,7 +29,8 @@
     label_separator = ";"
     label_name = "category"            # or "genre"
 
-CSV has a header, and `delimiter` (',' if absent). Text is UTF-8.
+CSV has a header, and `delimiter` (',' if absent); `quoting = false` is for
+files written without quotes around cells. Text is UTF-8.
 """
 
 import pathlib
@@ -40,9 +41,13 @@ import msgspec
 
 TICKS_PER_SEC = {'s': 1, 'ms': 10**3, 'us': 10**6, 'ns': 10**9}
 # What these names stand for in events, records and batches is another thing.
-_TAKEN_NAMES = frozenset(
-    ('seq', 'user', 'item', 'timestamp', 'rating', 'genre', 'category', 'mask')
-)
+_TAKEN_NAMES = frozenset((
+    *('seq', 'user', 'item', 'timestamp', 'rating', 'genre', 'category'),
+    *('mask', 'positions', 'segment_ids', 'example_id', 'history_end'),
+    *('label', 'label_item', 'seen_item', 'answers', 'prompts', 'loss_weights'),
+    *('num_prompt_events', 'prompt_tokens', 'input_tokens'),
+))
+_TAKEN_PREFIX = 'target_'
 
 _Column = Annotated[str, msgspec.Meta(min_length=1)]
 _Name = Annotated[str, msgspec.Meta(pattern='^[a-z][a-z0-9_]*$')]
@@ -73,6 +78,7 @@ class Events(_Section):
   rating: _Column | None = None
   features: dict[_Name, Feature] = {}
   delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ','
+  quoting: bool = True
 
   def columns(self) -> dict[str, str]:
     """Key of the description to column."""
@@ -94,6 +100,7 @@ class Items(_Section):
   label_separator: Annotated[str, msgspec.Meta(min_length=1)] = '|'
   label_name: Literal['category', 'genre'] = 'category'
   delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ','
+  quoting: bool = True
 
   def columns(self) -> dict[str, str]:
     """Key of the description to column."""
@@ -118,7 +125,7 @@ def load(path: pathlib.Path) -> Description:
         'data_prep/table_description.py explains.'
     )
   try:
-    raw = tomllib.loads(path.read_text(encoding='utf-8'))
+    raw = tomllib.loads(path.read_text(encoding='utf-8-sig'))
     description = msgspec.convert(raw, Description)
   except msgspec.ValidationError as error:
     raise ValueError(
@@ -129,7 +136,7 @@ def load(path: pathlib.Path) -> Description:
   except (ValueError, RecursionError) as error:
     raise ValueError(f'--description {path} is no TOML: {error}.') from error
   events = description.events
-  taken = _TAKEN_NAMES.intersection(events.features)
+  taken = [name for name in events.features if is_taken(name)]
   if taken:
     key = f'features.{min(taken)}'
     raise ValueError(
@@ -143,6 +150,11 @@ def load(path: pathlib.Path) -> Description:
         '"%Y-%m-%d %H:%M:%S".'
     )
   return description
+
+
+def is_taken(name: str) -> bool:
+  """Whether no feature may have that name."""
+  return name in _TAKEN_NAMES or name.startswith(_TAKEN_PREFIX)
 
 
 def _named(message: str, raw: dict[str, Any]) -> str:

@@ -19,6 +19,9 @@ from data_prep import json_lines
 _BLOCK_ROWS = 1 << 16
 _BLOCK_CHARACTERS = 16 << 20
 _MAX_CELL_CHARACTERS = 10 << 20
+# A quote that is not closed swallows lines up to the next one, and what comes
+# out may look like a row. No text that people write has so many lines.
+_MAX_ROW_LINES = 1000
 # Stands after each entry of a list that has become text.
 LIST_END = '\x1f'
 _Cell = str | int | float | bool | list[str | int | float | bool | None] | None
@@ -38,7 +41,11 @@ class TableBlock:
 
 
 def read_table(
-    path: pathlib.Path, *, columns: Mapping[str, str], delimiter: str
+    path: pathlib.Path,
+    *,
+    columns: Mapping[str, str],
+    delimiter: str,
+    quoting: bool = True,
 ) -> Iterator[TableBlock]:
   """Reads a file, whose name tells the format, block by block.
 
@@ -46,6 +53,7 @@ def read_table(
     path: The file; CSV and JSON may be packed by gzip.
     columns: What a column is called in the result, to its name in the file.
     delimiter: Of CSV.
+    quoting: Whether CSV's cells may stand in quotes; else those are text.
 
   Raises:
     ValueError: The format is unknown, a column is absent, or the file broken.
@@ -56,7 +64,12 @@ def read_table(
   elif name.endswith(('.jsonl', '.json')):
     yield from _read_json_lines(path, columns)
   elif name.endswith(('.csv', '.tsv')):
-    yield from _read_csv(path, columns, delimiter)
+    yield from _read_csv(
+        path,
+        columns,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE,
+    )
   else:
     raise ValueError(
         f'{path}: its format is unknown; the name must end in .csv, .tsv, '
@@ -88,6 +101,9 @@ def _read_json_lines(
       ],
   )
   for block in json_lines.read_blocks(path, row_type):
+    for line, reason in block.rejects[-1:]:
+      if reason == json_lines.BREAKS_OFF:
+        raise _breaks_off(path, line)
     cells = {
         key: [_text(getattr(row, names[column])) for row in block.rows]
         for key, column in columns.items()
@@ -139,7 +155,7 @@ def _unlisted(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
 
 
 def _read_csv(
-    path: pathlib.Path, columns: Mapping[str, str], delimiter: str
+    path: pathlib.Path, columns: Mapping[str, str], **dialect: Any
 ) -> Iterator[TableBlock]:
   csv.field_size_limit(_MAX_CELL_CHARACTERS)
   unzip = gzip.open if json_lines.is_gzip(path) else open
@@ -147,18 +163,22 @@ def _read_csv(
   with unzip(
       path, 'rt', encoding='utf-8-sig', errors='surrogateescape', newline=''
   ) as handle:
-    reader = csv.reader(handle, delimiter=delimiter, strict=True)
+    reader = csv.reader(handle, strict=True, **dialect)
     try:
       header = next(reader, [])
       _check_columns(path, columns, header)
       yield from _csv_blocks(reader, columns, header)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-      raise ValueError(
-          f'{path}:{reader.line_num}: the gzip breaks off or is damaged here '
-          f'({error}); make or fetch the file again.'
-      ) from error
+      raise _breaks_off(path, reader.line_num) from error
     except csv.Error as error:  # Of other rows, `_rows` tells.
       raise ValueError(f'{path}: its header is broken CSV ({error}).') from None
+
+
+def _breaks_off(path: pathlib.Path, line: int) -> ValueError:
+  return ValueError(
+      f'{path}:{line}: the gzip breaks off or is damaged here; make or fetch '
+      'the file again.'
+  )
 
 
 def _csv_blocks(
@@ -167,22 +187,22 @@ def _csv_blocks(
   places = [header.index(column) for column in columns.values()]
   rows, lines, rejects = [], [], []
   num_characters = 0
-  for row in _rows(reader):
+  for first_line, row in _rows(reader):
     text = row if isinstance(row, str) else ''.join(row)
     if not text:
       continue
     num_characters += len(text)
-    if isinstance(row, str):
-      rejects.append((reader.line_num, row))
-    elif len(row) != len(header):
-      rejects.append((reader.line_num, 'wrong field count'))
+    line = reader.line_num
+    if fault := _fault(row, len(header), line - first_line + 1):
+      # It has swallowed rows, how many nobody knows: a reject each line.
+      rejects += [(number, fault) for number in range(first_line, line + 1)]
     elif '\0' in text:
-      rejects.append((reader.line_num, 'NUL byte'))
+      rejects.append((line, 'NUL byte'))
     elif not _is_utf8(text):
-      rejects.append((reader.line_num, 'not UTF-8'))
+      rejects.append((line, 'not UTF-8'))
     else:
       rows.append([row[place] for place in places])
-      lines.append(reader.line_num)
+      lines.append(line)
     if len(rows) + len(rejects) >= _BLOCK_ROWS or (
         num_characters >= _BLOCK_CHARACTERS
     ):
@@ -192,15 +212,29 @@ def _csv_blocks(
   yield _csv_block(columns, rows, lines, rejects)
 
 
-def _rows(reader: Any) -> Iterator[list[str] | str]:
-  """Yields rows, or why one is none."""
+def _rows(reader: Any) -> Iterator[tuple[int, list[str] | str]]:
+  """Yields (first line, the row or why it is none)."""
   while True:
+    first_line = reader.line_num + 1
     try:
-      yield next(reader)
+      yield first_line, next(reader)
     except StopIteration:
       return
     except csv.Error as error:
-      yield f'broken CSV: {error}'
+      yield first_line, f'broken CSV: {error}'
+
+
+def _fault(
+    row: list[str] | str, num_columns: int, num_lines: int
+) -> str | None:
+  """Why a row may begin or end at a wrong place."""
+  if isinstance(row, str):
+    return row
+  if len(row) != num_columns:
+    return 'wrong field count'
+  if num_lines > _MAX_ROW_LINES:
+    return f'broken CSV: row of more than {_MAX_ROW_LINES:,} lines'
+  return None
 
 
 def _csv_block(

@@ -172,9 +172,11 @@ def test_2018_and_depths_of_category(depth, labels, source, tmp_path):
 def test_2023(source, tmp_path):
   _write(source / 'All_Beauty.jsonl.gz', REVIEWS_2023)
   _write(source / 'meta_All_Beauty.jsonl.gz', METADATA_2023)
-  _, events, items = _read(tmp_path)
+  raw, events, items = _read(tmp_path)
+  assert raw.ticks_per_sec == 1000
   assert events.row(0)[1:] == (
-      KEY.hash('AGKHLEW2SOWHNMFQIJGBECAF7INQ'), 'B00YQ6X8E0', 1588687728, 3.0,
+      KEY.hash('AGKHLEW2SOWHNMFQIJGBECAF7INQ'), 'B00YQ6X8E0',
+      1588687728923, 3.0,
       'Such a lovely scent', 'This spray ...',
   )
   assert items.rows() == [('B00YQ6X8E0', 'Lotion', 'All Beauty')]

@@ -56,6 +56,7 @@ def _raw(tmp_path):
       _COLUMNS,
       items=[('i1', 'One', 'War'), ('i2', 'Two', ''), ('i3', '3', 'War')],
       label_name='genre',
+      ticks_per_sec=3,
       num_event_rows=len(rows) + 1,
       texts=('review',),
       modalities=(

@@ -52,6 +52,18 @@ def test_encode(tmp_path):
   assert [step['dropped'] for step in steps] == [0, 0, 0, 0]
 
 
+def test_events_of_one_second_are_told_apart(tmp_path):
+  """By the ticks that the source has; the records have seconds."""
+  rows = [
+      ('u', 'b', 5900), ('u', 'a', 5100), ('u', 'a', 5500), ('u', 'a', 5100)
+  ]
+  raw = make_raw(tmp_path, rows, ticks_per_sec=1000)
+  encoded, steps = encode(raw, tmp_path)
+  assert encoded.seq.tolist() == [2, 3, 1]
+  assert encoded.columns['timestamp'].tolist() == [5, 5, 5]
+  assert steps[1] == {'step': 'duplicates', 'events': 4, 'dropped': 1}
+
+
 def test_ids_that_are_no_integers_are_in_the_order_of_their_text(tmp_path):
   rows = [(user, 'i', 0) for user in ('10', '9', '07', 'é', 'Z')]
   encoded, _ = encode(make_raw(tmp_path, rows), tmp_path)

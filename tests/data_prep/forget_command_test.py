@@ -43,9 +43,9 @@ def dataset(tmp_path, key_file, monkeypatch):
   return output
 
 
-def _forget(dataset, key_file, users):
+def _forget(dataset, key_file, users, text_encoding='utf-8'):
   path = dataset.parent / 'users.txt'
-  path.write_text(''.join(f'{user}\n' for user in users))
+  path.write_text(''.join(f'{user}\n' for user in users), text_encoding)
   return command.main([
       'forget', f'--dataset={dataset}', f'--users={path}',
       *([f'--user_key_file={key_file}'] if key_file else []),
@@ -111,12 +111,21 @@ def test_forget(dataset, key_file, capsys):
        'unchanged': ['catalogue counts', 'cleaning', 'data card', 'ids']}
   ]
   log = records.load_events(str(dataset))
-  for rule in schema.SPLIT_RULES.values():
-    described = manifest['splits'][rule.name]
+  # Pairs in order have no times.
+  assert set(manifest['splits']) == {'leave_one_out', 'paper_windows'}
+  for name, described in manifest['splits'].items():
+    rule = schema.split_rule(name=name)
     assert described['fingerprint'] == log.split_fingerprint(rule)
     first, stop = log.label_bounds(rule, 'train')
     assert described['train'] == (stop - first).sum()
   assert manifest['splits']['leave_one_out']['users'] == 38
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_id(
+    dataset, key_file, capsys
+):
+  assert _forget(dataset, key_file, FORGOTTEN, 'utf-8-sig') == 0
+  assert '2 of 2 users were there' in capsys.readouterr().out
 
 
 def test_forgetting_twice_changes_nothing(dataset, key_file, capsys):

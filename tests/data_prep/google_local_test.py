@@ -84,13 +84,14 @@ def _read(source, tmp_path, **arguments):
 
 def test_states_together(source, tmp_path):
   raw, events, items = _read(source, tmp_path)
+  assert raw.ticks_per_sec == 1000
   assert raw.item_noun == 'place' and raw.texts == ('review',)
   first, second = map(KEY.hash, USERS)
   assert events.drop('seq').rows() == [
-      (first, '0x1:0x2', 1551454013, 5.0, 'Fine\nplace'),
-      (second, '0x1:0x3', 1447283391, 1.0, ''),
-      (first, '0x9:0x9', 1551454014, 5.0, ''),
-      (first, '0x9:0x8', 1551454015, 5.0, ''),
+      (first, '0x1:0x2', 1551454013967, 5.0, 'Fine\nplace'),
+      (second, '0x1:0x3', 1447283391185, 1.0, ''),
+      (first, '0x9:0x9', 1551454014999, 5.0, ''),
+      (first, '0x9:0x8', 1551454015999, 5.0, ''),
   ]
   assert raw.rejects.counts('events') == {
       'Expected `float`, got `null` - at `$.rating`': 1,

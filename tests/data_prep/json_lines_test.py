@@ -56,6 +56,7 @@ def test_rows_have_the_lines_of_an_editor(tmp_path):
         (b'{"a": -1}', 'Expected `int` >= 0 - at `$.a`'),
         (b'{"a": "1"}', 'Expected `int`, got `str` - at `$.a`'),
         (b"{'a': 'x'}", 'Expected `int`, got `str` - at `$.a`'),
+        (b"{'a': 1, 'b': 'x\\ud800y'}", 'not UTF-8'),
         (b"{'a': __import__('os')}", 'broken Python literal'),
         (b"{'a': 1", 'broken Python literal'),
         (b"{'a': " + b'(' * 9999 + b')' * 9999 + b'}', 'broken Python literal'),
@@ -71,8 +72,11 @@ def test_a_bad_line_is_one_reject(line, reason, tmp_path):
 
 def test_python_literals(tmp_path, recwarn):
   data = b"{'a': 1, 'b': 'it\\'s', 'c': None}\n{'a': 2, 'b': u'a\\/b'}\n"
+  data += b"{'a': 3, 'c': '\\ud800 in what is not used'}\n"
   rows, rejects = _read(_write(tmp_path / 'x', data))
-  assert [row for _, row in rows] == [_Row(1, "it's"), _Row(2, 'a\\/b')]
+  assert [row for _, row in rows] == [
+      _Row(1, "it's"), _Row(2, 'a\\/b'), _Row(3)
+  ]
   assert not rejects and not recwarn.list
 
 

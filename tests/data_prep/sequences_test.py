@@ -1,15 +1,20 @@
 """Tests of the reader of user-item pairs."""
 
+import json
 import pathlib
+import shutil
 import tempfile
 
 from conftest import encode
+from data_prep import __main__ as command
 from data_prep import cleaning
 from data_prep import movielens
 from data_prep import sequences
 import numpy as np
 import polars as pl
 import pytest
+from user_llm.data import records
+from user_llm.data import schema
 
 
 def _read(path, **kwargs):
@@ -40,6 +45,35 @@ def test_read(tmp_path):
   assert titles == ['Item 5', 'Item 7', 'Item 12']
   assert encoded.catalogue['labels'].to_list() == ['', '', '']
   assert encoded.columns['item'].tolist() == [1, 3, 1, 2, 1]
+
+
+def test_no_rule_splits_them_by_time(tmp_path):
+  (tmp_path / 'pairs.txt').write_text(
+      ''.join(f'{user} {event}\n' for user in range(9) for event in range(5))
+  )
+  output = tmp_path / 'out'
+  assert command.main([
+      'sequences', f'--input={tmp_path / "pairs.txt"}', '--name=toy',
+      f'--output={output}',
+  ]) == 0
+  manifest = json.loads((output / 'manifest.json').read_text())
+  assert set(manifest['splits']) == {'leave_one_out', 'paper_windows'}
+  assert 'global_time' not in (output / 'data_card.html').read_text()
+  log = records.load_events(str(output))
+  for asked in (
+      log.train_stops,
+      log.split_fingerprint,
+      lambda rule: log.label_bounds(rule, 'test'),
+  ):
+    with pytest.raises(ValueError, match="'global_time' .* 'toy' has no times"):
+      asked(schema.GLOBAL_TIME)
+    asked(schema.LEAVE_ONE_OUT)
+  # One that was prepared before works as it did.
+  old = tmp_path / 'old'
+  shutil.copytree(output, old)
+  del manifest['has_times']
+  (old / 'manifest.json').write_text(json.dumps(manifest))
+  records.load_events(str(old)).split_fingerprint(schema.GLOBAL_TIME)
 
 
 def test_bad_rows_and_missing_file(tmp_path):

@@ -45,9 +45,9 @@ def folder(tmp_path):
   return folder
 
 
-def _read(folder, text=None, fraction=0.4):
+def _read(folder, text=None, fraction=0.4, encoding='utf-8'):
   if text is not None:
-    (folder / 'reads.toml').write_text(text)
+    (folder / 'reads.toml').write_text(text, encoding)
   scratch = folder / f'scratch{len(list(folder.iterdir()))}'
   scratch.mkdir()
   raw = table.read(
@@ -71,18 +71,18 @@ def test_the_shown_description(folder):
   assert events.to_dicts() == [
       {
           'seq': 2, 'user': KEY.hash('u1'), 'item': '7',
-          'timestamp': 1472688000, 'rating': 4.5, 'device': 'phone',
+          'timestamp': 1472688000_123000, 'rating': 4.5, 'device': 'phone',
           'seconds': 12.5, 'comment': 'Good, "really" good',
       },
       {
           'seq': 3, 'user': KEY.hash('u1'), 'item': '8',
-          'timestamp': 1472688001, 'rating': 3.0, 'device': '',
+          'timestamp': 1472688001_999000, 'rating': 3.0, 'device': '',
           'seconds': None, 'comment': '',
       },
       {
           # The line that the row ends in.
           'seq': 5, 'user': KEY.hash('u2'), 'item': '07',
-          'timestamp': 1472688002, 'rating': 5.0, 'device': 'desk',
+          'timestamp': 1472688002_000000, 'rating': 5.0, 'device': 'desk',
           'seconds': 3.0, 'comment': 'two\nlines',
       },
   ]
@@ -108,19 +108,21 @@ _TIME = datetime.datetime(2020, 5, 17, 12, 30, 1, tzinfo=datetime.UTC)
 
 
 @pytest.mark.parametrize(
-    'unit, cell',
+    'unit, cell, micros',
     [
-        ('s', '1589718601'),
-        ('s', ' 1589718601.75 '),
-        ('ms', '1589718601999'),
-        ('us', '1589718601999999'),
-        ('ns', '1589718601999999999'),
-        ('%Y-%m-%d %H:%M:%S', '2020-05-17 12:30:01'),
-        ('%Y-%m-%dT%H:%M:%S%z', '2020-05-17T14:30:01+02:00'),
+        ('s', '1589718601', 0),
+        ('s', ' 1589718601.75 ', 750_000),
+        ('ms', '1589718601999', 999_000),
+        ('ms', '1589718601999.5', 999_500),
+        ('us', '1589718601999999', 999_999),
+        ('ns', '1589718601999999999', 999_999),
+        ('%Y-%m-%d %H:%M:%S', '2020-05-17 12:30:01', 0),
+        ('%Y-%m-%d %H:%M:%S%.f', '2020-05-17 12:30:01.25', 250_000),
+        ('%Y-%m-%dT%H:%M:%S%z', '2020-05-17T14:30:01+02:00', 0),
     ],
 )
 @pytest.mark.parametrize('suffix', ['csv', 'tsv', 'csv.gz', 'jsonl'])
-def test_times_and_formats(unit, cell, suffix, folder):
+def test_times_and_formats(unit, cell, micros, suffix, folder):
   delimiter = '\t' if suffix == 'tsv' else ','
   text = f'u,i,t\na,x,{cell}\n'.replace(',', delimiter)
   if suffix == 'jsonl':
@@ -132,20 +134,25 @@ def test_times_and_formats(unit, cell, suffix, folder):
   if suffix == 'tsv':
     description += 'delimiter = "\\t"'
   raw, events, items = _read(folder, description)
-  assert events['timestamp'].to_list() == [int(_TIME.timestamp())]
+  want = int(_TIME.timestamp()) * raw.ticks_per_sec + micros
+  assert events['timestamp'].to_list() == [want]
   assert raw.label_name is None and not len(items)
 
 
 @pytest.mark.parametrize(
-    'time',
+    'time, micros',
     [
-        pl.Series([_TIME]),
-        pl.Series([_TIME]).dt.replace_time_zone(None),
-        pl.Series([1589718601], dtype=pl.Int32),
-        pl.Series([1589718601.75]),
+        (pl.Series([_TIME]), 0),
+        (pl.Series([_TIME]).dt.replace_time_zone(None), 0),
+        (
+            pl.Series([1589718601_000000_999], dtype=pl.Datetime('ns')), 0
+        ),
+        (pl.Series([1589718601_250], dtype=pl.Datetime('ms')), 250_000),
+        (pl.Series([1589718601], dtype=pl.Int32), 0),
+        (pl.Series([1589718601.75]), 750_000),
     ],
 )
-def test_parquet(time, folder):
+def test_parquet(time, micros, folder):
   frame = pl.DataFrame(
       {'u': [11], 'i': ['x'], 't': time, 'tags': [['b', 'a|c', None]], 'n': [3]}
   )
@@ -160,9 +167,29 @@ def test_parquet(time, folder):
       + 'labels = "tags"\nlabel_name = "genre"\n',
   )
   assert events.drop('seq').rows() == [
-      (KEY.hash('11'), 'x', 1589718601, 'b, a|c', 3.0)
+      (KEY.hash('11'), 'x', 1589718601_000000 + micros, 'b, a|c', 3.0)
   ]
   assert items.rows() == [('x', 'x', 'b|a/c')] and raw.label_name == 'genre'
+
+
+@pytest.mark.parametrize(
+    'unit, cells',
+    [
+        # What would be a good time if it went round 64 bits, too.
+        ('s', ['4102444800', '-1', '-0.5', '18446745662', '1e300', 'nan']),
+        ('ms', ['4102444800000', '-1', '18446745662428170', 'inf']),
+        ('ns', ['4102444800000000000', '-1', '18446745662428170000']),
+        ('%Y-%m-%d', ['2100-01-01', '1969-12-31']),
+    ],
+)
+def test_times_that_are_none(unit, cells, folder):
+  rows = ''.join(f'a,x,{cell}\n' for cell in [*cells, ''])
+  (folder / 'x.csv').write_text('u,i,t\n' + rows)
+  raw, events, _ = _read(
+      folder, _MINIMAL.format(file='x.csv', unit=unit), fraction=1
+  )
+  assert not len(events)
+  assert raw.num_event_rows == len(cells) + 1
 
 
 def test_bad_rows(folder):
@@ -212,6 +239,33 @@ def test_bad_rows(folder):
 
 
 @pytest.mark.parametrize(
+    'opens, closes, reason',
+    [
+        ('"x', 'x"y', "broken CSV: ',' expected after '\"'"),
+        ('"x', 'x",y', 'wrong field count'),
+        ('"x', 'x"', 'broken CSV: row of more than 1,000 lines'),
+        ('"x', 'x', 'broken CSV: unexpected end of data'),
+    ],
+)
+def test_a_quote_that_is_not_closed(opens, closes, reason, folder):
+  """The lines that it swallows are rejects, each of them."""
+  lines = ['u,t,i', *(f'a,{second},x' for second in range(3000))]
+  lines[1001], lines[2500] = f'a,1000,{opens}', f'a,2499,{closes}'
+  (folder / 'x.csv').write_text('\n'.join(lines) + '\n')
+  description = _MINIMAL.format(file='x.csv', unit='s')
+  with pytest.raises(ValueError, match='x.csv: [12],.* of 3,000 rows are bad'):
+    _read(folder, description)
+  raw, events, _ = _read(folder, description, fraction=1)
+  swallowed = 1500 if closes != 'x' else 2000
+  assert raw.rejects.counts('events') == {reason: swallowed}
+  assert next(raw.rejects.shown())['line'] == 1002
+  assert raw.num_event_rows == len(events) + swallowed == 3000
+  raw, events, _ = _read(folder, description + 'quoting = false', fraction=1)
+  assert events['item'][1000] == '"x'
+  assert len(events) == 3000 - (closes == 'x",y')
+
+
+@pytest.mark.parametrize(
     'old, new, message',
     [
         ('user = "visitor"', 'usr = "visitor"', 'unknown field `usr` - at `$'),
@@ -226,6 +280,12 @@ def test_bad_rows(folder):
         ('"category"\n[', '"cat"\n[', "'cat' - at `$.events.features.device.k"),
         ('buckets = 8', 'buckets = 1', '`$.events.features.seconds.buckets`'),
         ('.device]', '.rating]', '[events.features.rating] has a name that is'),
+        (
+            '.device]', '.label]',
+            '[events.features.label] has a name that is taken; choose another '
+            'and say column = "label" there',
+        ),
+        ('.device]', '.target_x]', '[events.features.target_x] has a name'),
         ('.device]', '.Device]', "regex '^[a-z][a-z0-9_]*$' - at `key`"),
         ('"Time on page"', '"time"', "'time', which is features.seconds in"),
         ('reads-*.csv', 'x-*.csv', "no file beside it matches 'x-*.csv' of"),
@@ -242,7 +302,32 @@ def test_messages_name_the_key_and_the_mend(old, new, message, folder):
   assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    'column, cells, told',
+    [
+        ('t', pl.Series([_TIME.time()]), 'dtype `time`'),
+        ('t', pl.Series([datetime.timedelta(1)]), 'dtype `duration'),
+        ('i', pl.Series([[1, 2]], dtype=pl.Array(pl.Int64, 2)), 'Array type'),
+        ('i', pl.Series([b'\xff']), 'invalid utf8'),
+    ],
+)
+def test_parquet_of_types_that_do_not_fit(column, cells, told, folder):
+  frame = pl.DataFrame({'u': ['a'], 'i': ['x'], 't': [1]})
+  frame.with_columns(cells.alias(column)).write_parquet(folder / 'x.parquet')
+  with pytest.raises(ValueError) as error:
+    _read(folder, _MINIMAL.format(file='x.parquet', unit='s'))
+  assert f"x.parquet: the column '{column}' has a type" in str(error.value)
+  assert told in str(error.value)
+
+
 def test_broken_files(folder):
+  frame = pl.DataFrame({'u': range(5000), 'i': range(5000), 't': range(5000)})
+  frame.write_parquet(folder / 'x.parquet')
+  data = bytearray((folder / 'x.parquet').read_bytes())
+  data[4:60] = bytes(56)  # Of the first page; the end tells what there is.
+  (folder / 'x.parquet').write_bytes(data)
+  with pytest.raises(ValueError, match='x.parquet is damaged, or of'):
+    _read(folder, _MINIMAL.format(file='x.parquet', unit='s'))
   (folder / 'x.parquet').write_bytes(b'PAR1 and then no more')
   with pytest.raises(ValueError, match='x.parquet is no whole Parquet file'):
     _read(folder, _MINIMAL.format(file='x.parquet', unit='s'))
@@ -250,8 +335,22 @@ def test_broken_files(folder):
   (folder / 'x.csv.gz').write_bytes(packed[:50])
   with pytest.raises(ValueError, match='x.csv.gz:[0-9]+: the gzip breaks off'):
     _read(folder, _MINIMAL.format(file='x.csv.gz', unit='s'))
+  rows = ''.join(f'{{"u": 1, "i": {i}, "t": 1}}\n' for i in range(9999))
+  packed = gzip.compress(rows.encode())
+  (folder / 'x.jsonl.gz').write_bytes(packed[: len(packed) // 2])
+  match = 'x.jsonl.gz:[0-9]{3,}: the gzip breaks off or is damaged here; make'
+  with pytest.raises(ValueError, match=match):
+    _read(folder, _MINIMAL.format(file='x.jsonl.gz', unit='s'))
   with pytest.raises(ValueError, match='no.toml is no file'):
     table_description.load(folder / 'no.toml')
+
+
+def test_byte_order_marks(folder):
+  text = _MINIMAL.format(file='x.*', unit='s')
+  (folder / 'x.csv').write_text('u,i,t\na,x,1\n', 'utf-8-sig')
+  (folder / 'x.jsonl').write_text('{"u": 1, "i": "y", "t": 2}', 'utf-8-sig')
+  raw, events, _ = _read(folder, text, encoding='utf-8-sig')
+  assert raw.name == 'mine' and events['item'].to_list() == ['x', 'y']
 
 
 def test_blocks(folder, monkeypatch):

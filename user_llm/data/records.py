@@ -38,6 +38,7 @@ class EventLog:
     offsets: int64[U + 1]. User u owns events offsets[u] .. offsets[u + 1] - 1.
     values: int32[E] for each modality.
     timestamps: int64[E].
+    has_times: Whether those are times; else they only tell the order.
   """
 
   data_dir: str
@@ -47,6 +48,7 @@ class EventLog:
   offsets: np.ndarray
   values: Mapping[str, np.ndarray]
   timestamps: np.ndarray
+  has_times: bool = True
 
   @property
   def lengths(self) -> np.ndarray:
@@ -66,14 +68,17 @@ class EventLog:
       int64[U] first and int64[U] one past the last; equal where a user has
       none.
     """
+    self._check_rule(rule)
     return rule.label_bounds(self.offsets, self.timestamps, split)
 
   def train_stops(self, rule: schema_lib.SplitRule) -> np.ndarray:
     """int64[U]: one past each user's last event that may be trained on."""
+    self._check_rule(rule)
     return rule.train_stops(self.offsets, self.timestamps)
 
   def split_fingerprint(self, rule: schema_lib.SplitRule) -> str:
     """Identifies the held-out events of `rule`; the manifest has the same."""
+    self._check_rule(rule)
     return schema_lib.split_fingerprint(
         schema_lib.held_out_items(
             rule,
@@ -83,6 +88,14 @@ class EventLog:
             [item.source_id for item in self.catalogue],
         )
     )
+
+  def _check_rule(self, rule: schema_lib.SplitRule) -> None:
+    if isinstance(rule, schema_lib.GlobalTimeRule) and not self.has_times:
+      raise ValueError(
+          f'SPLIT_RULE {rule.name!r} splits by time, and {self.schema.name!r} '
+          'has no times, only the order of events. Choose another, as '
+          f'{schema_lib.LEAVE_ONE_OUT.name!r}.'
+      )
 
   def check_counts(self, rule: schema_lib.SplitRule) -> None:
     """Checks that there are as many label events as the manifest says.
@@ -226,6 +239,8 @@ def _load_events(data_dir: str) -> EventLog:
       users=users,
       offsets=offsets,
       timestamps=values.pop(schema_lib.TIMESTAMP_KEY),
+      # What was prepared before there was the key has it not.
+      has_times=manifest.get('has_times', True),
       values=values,
   )
 
