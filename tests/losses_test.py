@@ -199,10 +199,16 @@ def _many_inputs(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ['name', 'softcap'], [('data', 0.0), ('replica', 2.0), ('model', 2.0)]
+    ['name', 'softcap', 'whole'],
+    [
+        ('data', 0.0, True), ('replica', 2.0, True), ('model', 2.0, True),
+        ('data', 2.0, False), ('model', 0.0, False),
+    ],
 )
-def test_many_devices_find_what_one_does(monkeypatch, name, softcap):
+def test_many_devices_find_what_one_does(monkeypatch, name, softcap, whole):
   *arrays, targets = _many_inputs(monkeypatch)
+  if not whole:
+    monkeypatch.setattr(losses, 'WHOLE_TABLE_FLOATS', _VOCAB * _WIDTH - 1)
   one = jax.make_mesh(
       (1, 1, 1), partitioning.MESH_AXES, devices=jax.devices()[:1],
       axis_types=(jax.sharding.AxisType.Auto,) * 3,

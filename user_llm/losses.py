@@ -19,6 +19,10 @@ from user_llm import partitioning
 CHUNK_FLOATS = 2**21
 # Positions of a chunk, even so: the whole table is read for each chunk.
 CHUNK_POSITIONS = 256
+# Floats of a table of which each device may hold all, and all of its gradient,
+# twice: what a loop carries is copied. Above, it is summed over the devices once
+# a chunk, so that each holds its share.
+WHOLE_TABLE_FLOATS = 2**28
 
 
 class TokenLosses(NamedTuple):
@@ -117,7 +121,8 @@ def _token_losses(
 
   What is summed over rows is summed in the loop over those of each of the D
   parts of the batch, and over the parts after it: in the loop the devices would
-  have to wait for each other, and send the table's gradient, once a chunk.
+  have to wait for each other, and send the table's gradient, once a chunk. They
+  do where the table is too large for that.
   """
   batch, length, _ = h_BLE.shape
   parts = partitioning.batch_parts(batch)
@@ -127,14 +132,20 @@ def _token_losses(
     rest = chunks * size - length
     h_BLE = jnp.pad(h_BLE, ((0, 0), (0, rest), (0, 0)))
     targets_BL = jnp.pad(targets_BL, ((0, 0), (0, rest)))
-  # Gathered once, here, where it is sharded over the devices of the batch.
-  table = partitioning.constrain(
-      table_VE.astype(h_BLE.dtype), 'act_vocab', None
-  )
+  table = table_VE.astype(h_BLE.dtype)
+  is_whole = table.size <= WHOLE_TABLE_FLOATS
+  if is_whole:
+    # Gathered once, here, where it is sharded over the devices of the batch.
+    table = partitioning.constrain(table, 'act_vocab', None)
   has_target_L = jnp.any(targets_BL > 0, axis=0)
   end = jnp.max(jnp.where(has_target_L, jnp.arange(1, chunks * size + 1), 0))
-  split = lambda x: x.reshape(parts, batch // parts, *x.shape[1:])
-  by_part = lambda x: partitioning.constrain(x, 'act_batch', 'act_vocab', None)
+  split = lambda x, parts: x.reshape(parts, batch // parts, *x.shape[1:])
+  num_sums = parts if is_whole else 1
+
+  def by_part(x_DVE: jax.Array) -> jax.Array:
+    if num_sums < parts:
+      return x_DVE
+    return partitioning.constrain(x_DVE, 'act_batch', 'act_vocab', None)
 
   def chunk(i: jax.Array, carry: tuple) -> tuple:
     losses, grads = carry
@@ -145,7 +156,7 @@ def _token_losses(
         h_BlE, table, part(targets_BL), ids, softcap
     )
     losses = TokenLosses(
-        losses.total + jnp.sum(split(nats_Bl), axis=(1, 2)),
+        losses.total + jnp.sum(split(nats_Bl, parts), axis=(1, 2)),
         put(losses.nats, nats_Bl),
         put(losses.correct, correct_Bl),
     )
@@ -153,7 +164,7 @@ def _token_losses(
       return losses, None
     dh, dtable_DVE = grads
     dtable_DVE += jnp.einsum(
-        'DBlV,DBlE->DVE', split(dlogits), split(h_BlE),
+        'DBlV,DBlE->DVE', split(dlogits, num_sums), split(h_BlE, num_sums),
         preferred_element_type=jnp.float32,
     )
     dh = put(dh, jnp.einsum('BlV,VE->BlE', dlogits, table))
@@ -166,7 +177,7 @@ def _token_losses(
   )
   grads = None
   if with_grads:
-    dtable_DVE = jnp.zeros((parts, *table_VE.shape), jnp.float32)
+    dtable_DVE = jnp.zeros((num_sums, *table_VE.shape), jnp.float32)
     grads = jnp.zeros_like(h_BLE), by_part(dtable_DVE)
   losses, grads = jax.lax.fori_loop(
       0, -(-end // size), chunk, (losses, grads)
