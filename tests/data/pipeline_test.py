@@ -204,19 +204,25 @@ def test_text_length_pads_and_cuts_training_only(make):
     assert test['target_tokens'].shape == (1, 1, longest)
 
 
-def test_answers_that_are_cut_are_told_once(make, capfd):
+def test_answers_that_are_cut_are_told_once(make, monkeypatch, capfd):
   free = make('next_item')
   longest = free.num_tokens('train')
-  rows = free.answers.tokens[1:]
-  cut = (np.count_nonzero(rows, axis=1) == rows.shape[1]).sum()
-  dataset = make('next_item', text_length=longest - 1)
+  lengths = np.count_nonzero(free.answers.tokens[1:], axis=1)
+  small = free.asking.longest_prompt + 2
+  cut = (lengths > 2).sum()
+  dataset = make('next_item', text_length=small)
+  assert 0 < dataset.asking.least < dataset.asking.longest_prompt
+  # Were all wordings as long; no answer is cut that fits after the shortest.
+  monkeypatch.setattr(
+      dataset.asking.questions, 'shortest', dataset.asking.longest_prompt
+  )
   for _ in range(2):
-    assert dataset.num_tokens('train') == longest - 1
+    assert dataset.num_tokens('train') == small
     assert dataset.num_tokens('test') == longest
   told = capfd.readouterr().err
   assert told.count('warning: ') == 1
-  assert f'TEXT_LENGTH={longest - 1} cuts {cut} of {len(rows)} ans' in told
-  make('next_item', text_length=longest).num_tokens('train')
+  assert f'={small} cuts at least {cut} of {len(lengths)} answers' in told
+  make('next_item', text_length=longest - 1).num_tokens('train')
   assert 'cuts' not in capfd.readouterr().err
 
 

@@ -26,21 +26,21 @@ class Answers:
   tokens: np.ndarray
 
   @functools.cache
-  def warn_of_cuts(self, name: str, text_length: int, prompt: int) -> None:
-    """Says, once, how many of the answers are cut in training.
+  def warn_of_cuts(self, name: str, text_length: int, question: int) -> None:
+    """Says, once, how many of the answers are always cut in training.
 
     Whole ones are evaluated, and the end of one that is cut is not learnt.
 
     Args:
       name: Of the task.
       text_length: Tokens that training has room for.
-      prompt: Tokens before the answer.
+      question: Tokens of the shortest one.
     """
     lengths = np.count_nonzero(self.tokens[1:], axis=1)
-    if cut := int(np.sum(prompt + lengths > text_length)):
+    if cut := int(np.sum(question + lengths > text_length)):
       print(
-          f'warning: {name}: TEXT_LENGTH={text_length} cuts {cut} of '
-          f'{len(lengths)} answers in training; None has room for all.',
+          f'warning: {name}: TEXT_LENGTH={text_length} cuts at least {cut} '
+          f'of {len(lengths)} answers in training; None has room for all.',
           file=sys.stderr, flush=True,
       )
 

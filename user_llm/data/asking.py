@@ -32,6 +32,11 @@ class Asking:
   answer: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
   @property
+  def least(self) -> int:
+    """Tokens of the shortest question."""
+    return self.questions.shortest
+
+  @property
   def longest_prompt(self) -> int:
     """Tokens of the history's budget and of the longest question."""
     return self.history.max_tokens + self.questions.longest

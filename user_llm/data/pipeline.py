@@ -311,7 +311,7 @@ class Dataset:
              '; add what a review may have.')
       )
     if self.has_answers:
-      self.answers.warn_of_cuts(self.name, self.text_length, prompt)
+      self.answers.warn_of_cuts(self.name, self.text_length, self.asking.least)
     return self.text_length
 
   def _dataset(

@@ -129,6 +129,7 @@ class Questions:
     self.longest = sum(
         token_tables.longest(t) for t in self._pieces + self._values
     )
+    self.shortest = sum(int(min(t.row_lengths())) for t in self._pieces)
 
   def __call__(
       self, choice: tf.Tensor, values: Mapping[str, tf.Tensor]
