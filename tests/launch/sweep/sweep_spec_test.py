@@ -32,7 +32,7 @@ def _load(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ['name', 'trials'], [('rates', 6), ('ml_1m_features', 12)]
+    ['name', 'trials'], [('rates', 6), ('ml_1m_features', 18)]
 )
 def test_examples(name, trials):
   spec = spec_lib.load(str(_EXAMPLES / f'{name}.toml'))
