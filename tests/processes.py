@@ -108,6 +108,9 @@ def _child(group: Group, number: int, port: int) -> None:
     name = stream.name.strip('<>')
     path = pathlib.Path(group.folder, f'{name}-{number}')
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
+  # Gloo's threads print too, and into other lines: with the errors.
+  sys.stdout = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)
   os.environ['XLA_FLAGS'] = _FLAGS.format(group.num_devices)
   if group.num_processes > 1:
     os.environ |= {
