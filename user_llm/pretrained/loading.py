@@ -107,7 +107,7 @@ def load_config(
   zero_token_id = 0
   if vocabulary is not None or tokenizer.is_at(path):
     found = tokenizer.load(vocabulary or path)
-    tokenizer.check_size(found.num_published, fields['vocab_size'], path)
+    tokenizer.check_size(found, fields['vocab_size'], path)
     zero_token_id = found.zero_token_id
   fields['vocab_size'] = max(fields['vocab_size'], zero_token_id + 1)
   return decoder_config.DecoderConfig(
