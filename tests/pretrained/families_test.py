@@ -66,7 +66,8 @@ _GEMMA_3_1B = dict(
     sliding_window_pattern=6, hidden_activation='gelu_pytorch_tanh',
     vocab_size=262_144, query_pre_attn_scalar=256,
 )
-# As their model cards and Hugging Face's safetensors metadata count them.
+# As their model cards and Hugging Face's safetensors metadata count them; that
+# of Qwen 3 0.6B, 751,632,384, has the tied head besides.
 _PUBLISHED = {
     'llama_3_2_1b': (_LLAMA_3_2_1B, 1_235_814_400),
     'smollm2_135m': (_SMOLLM2_135M, 134_515_008),

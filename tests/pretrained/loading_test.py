@@ -179,6 +179,23 @@ def test_tensors_that_do_not_fit_are_named(copy, change):
     loading.load_params(str(folder), _config('llama2'))
 
 
+def test_a_tied_head_may_be_in_the_file_too(copy):
+  """As in Qwen 3 0.6B and 1.7B."""
+  folder = copy('smollm2')
+  config = _config('smollm2')
+  assert config.tied_embeddings
+  want = loading.load_params(str(folder), config)
+  tensors = _tensors(folder)
+  tensors['lm_head.weight'] = tensors[layout.EMBEDDINGS].copy()
+  safetensors_numpy.save_file(tensors, folder / 'model.safetensors')
+  got = loading.load_params(str(folder), config)
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+  tensors['lm_head.weight'][3] += 1
+  safetensors_numpy.save_file(tensors, folder / 'model.safetensors')
+  with pytest.raises(ValueError, match='set tie_word_embeddings to false'):
+    loading.load_params(str(folder), config)
+
+
 def test_buffers_that_the_decoder_computes_are_no_parameters(copy):
   folder = copy('llama2')
   tensors = _tensors(folder)

@@ -2,7 +2,8 @@
 
 A path is a directory of Hugging Face's, a GGUF file, or a llama2.c file.
 Parameters are read one after the other and put straight onto the mesh; every
-tensor of the file is used exactly once, or it raises.
+tensor of the file is used exactly once, or it raises. A tied head that a file
+has as well must be the embeddings.
 """
 
 from collections.abc import Mapping
@@ -169,6 +170,8 @@ def _load(
   _check_same_decoder(source, config)
   parameters = layout.parameters(config)
   _check_same_names(source, parameters)
+  if config.tied_embeddings and layout.HEAD in source.shapes:
+    _check_tied_head(source)
   values = {}
   for parameter in parameters:
     target = targets[parameter.path]
@@ -215,12 +218,21 @@ def _check_same_names(
 ) -> None:
   wanted = {name for p in parameters for name in p.tensors}
   missing = sorted(wanted - source.shapes.keys())
-  left_over = sorted(source.shapes.keys() - wanted)
+  left_over = sorted(source.shapes.keys() - wanted - {layout.HEAD})
   if missing or left_over:
     raise ValueError(
         f'{source.path} does not have the tensors of a '
         f'{source.config["model_type"]}: {len(missing)} are missing '
         f'{missing[:4]}, {len(left_over)} are left over {left_over[:4]}.'
+    )
+
+
+def _check_tied_head(source: Source) -> None:
+  names = layout.HEAD, layout.EMBEDDINGS
+  if not np.array_equal(*map(source.read, names)):
+    raise ValueError(
+        f'{source.path}: {names[0]} is not {names[1]}, though config.json says '
+        'that they are tied: set tie_word_embeddings to false there.'
     )
 
 
