@@ -43,7 +43,7 @@ _BIG_LAYERS = {'gemma2': 46, 'gemma3': 62}
 _NAMES = {
     'token_embd.weight': layout.EMBEDDINGS,
     'output_norm.weight': 'model.norm.weight',
-    'output.weight': 'lm_head.weight',
+    'output.weight': layout.HEAD,
 }
 _OF_LAYER = {
     'attn_norm.weight': 'input_layernorm.weight',
@@ -71,8 +71,6 @@ _ROPE_FACTORS = 'rope_freqs.weight'
 
 class File:
   """Weights to read; see `loading.Source`."""
-
-  norm_offset = 0.0
 
   def __init__(self, path: pathlib.Path):
     self.path = path
@@ -117,7 +115,7 @@ class File:
         )
     raw['model_type'] = _FAMILIES[self._family]
     raw['vocab_size'] = self.shapes[layout.EMBEDDINGS][0]
-    raw['tie_word_embeddings'] = 'lm_head.weight' not in self.shapes
+    raw['tie_word_embeddings'] = layout.HEAD not in self.shapes
     per_head = raw['hidden_size'] // raw['num_attention_heads']
     raw.setdefault('head_dim', per_head)
     if self._family in _BIG_LAYERS:

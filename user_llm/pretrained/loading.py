@@ -35,13 +35,11 @@ class Source(Protocol):
   Attributes:
     path: Where.
     config: In the words of config.json.
-    norm_offset: To be added to the norms' scales.
     shapes: Of every tensor, matrices being [out, in].
   """
 
   path: pathlib.Path
   config: Mapping[str, Any]
-  norm_offset: float
   shapes: Mapping[str, tuple[int, ...]]
 
   def read(self, name: str) -> np.ndarray:
@@ -184,8 +182,6 @@ def _load(
             f'{parameter.path}.'
         )
     tensors = [source.read(name) for name in parameter.tensors]
-    if parameter.is_norm and source.norm_offset:
-      tensors = [t.astype(np.float32) + source.norm_offset for t in tensors]
     values[parameter.path] = jax.make_array_from_callback(
         target.shape,
         target.sharding,
