@@ -1,8 +1,11 @@
 """The entry function `embed`: users in, their embeddings out."""
 
+import contextlib
+
 import jax
 import numpy as np
 
+from user_llm import atomic
 from user_llm import partitioning
 from user_llm import restore
 from user_llm.data import requests as requests_lib
@@ -47,28 +50,32 @@ def embed(
   reader = requests_lib.RequestReader(dataset.schema, dataset.catalogue)
   requests = list(reader.read(input))
   device_mesh = run.mesh.make()
-  params = run.params(workdir, device_mesh, step)
-  variables = {'params': params['user_encoder']}
-  encode = jax.jit(user_encoder.UserEncoder(config).apply)
-  rows = partitioning.batch_rows(rows, device_mesh)
-  sequences, lengths = [], []
-  for start in range(0, len(requests), rows):
-    part = requests[start : start + rows]
-    batch = requests_lib.batch(
-        part, dataset.schema, dataset.history_length, rows
-    )
-    x_BLD = host_batches.run(
-        lambda mine: encode(variables, *user_encoder.inputs(mine, config)),
-        host_batches.mine(batch, device_mesh),
-        device_mesh,
-    )
-    sequence = np.where(batch['user_mask'][..., None], x_BLD, 0)
-    sequences.append(sequence[: len(part)].astype(np.float32))
-    lengths.append(batch['history_end'][: len(part), 0])
-  if jax.process_index():
-    return
-  sequence, length = np.concatenate(sequences), np.concatenate(lengths)
-  with requests_lib.whole_file(output) as file:
+  is_writer = jax.process_index() == 0
+  # Opened before hours are spent on what could not be written.
+  with (
+      atomic.write(output) if is_writer else contextlib.nullcontext()
+  ) as file:
+    params = run.params(workdir, device_mesh, step)
+    variables = {'params': params['user_encoder']}
+    encode = jax.jit(user_encoder.UserEncoder(config).apply)
+    rows = partitioning.batch_rows(rows, device_mesh)
+    sequences, lengths = [], []
+    for start in range(0, len(requests), rows):
+      part = requests[start : start + rows]
+      batch = requests_lib.batch(
+          part, dataset.schema, dataset.history_length, rows
+      )
+      x_BLD = host_batches.run(
+          lambda mine: encode(variables, *user_encoder.inputs(mine, config)),
+          host_batches.mine(batch, device_mesh),
+          device_mesh,
+      )
+      sequence = np.where(batch['user_mask'][..., None], x_BLD, 0)
+      sequences.append(sequence[: len(part)].astype(np.float32))
+      lengths.append(batch['history_end'][: len(part), 0])
+    if file is None:
+      return
+    sequence, length = np.concatenate(sequences), np.concatenate(lengths)
     np.savez(
         file,
         allow_pickle=False,

@@ -1,6 +1,7 @@
 """The entry function `infer`: questions about users in, answers out."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from user_llm import answer_evaluator
+from user_llm import atomic
 from user_llm import evaluator as evaluator_lib
 from user_llm import partitioning
 from user_llm import restore
@@ -76,21 +78,25 @@ def infer(
         task,
         evaluator.dataset.history_length,
     )
-  device_mesh = run.mesh.make()
-  params = run.params(workdir, device_mesh, step)
-  objective, params = run.objective.unstacked(params)
   lines: dict[int, dict[str, Any]] = {}
-  for task, questions in asked.items():
-    answers = _answers(
-        questions, by_task[task], objective, params, device_mesh, num_answers
-    )
-    for question, found in zip(questions, answers):
-      lines[question.index] = {
-          'user': question.request.user, 'question': task, 'answers': found
-      }
-  if jax.process_index():
-    return
-  with requests_lib.whole_file(output) as file:
+  is_writer = jax.process_index() == 0
+  # Opened before hours are spent on what could not be written.
+  with (
+      atomic.write(output) if is_writer else contextlib.nullcontext()
+  ) as file:
+    device_mesh = run.mesh.make()
+    params = run.params(workdir, device_mesh, step)
+    objective, params = run.objective.unstacked(params)
+    for task, questions in asked.items():
+      answers = _answers(
+          questions, by_task[task], objective, params, device_mesh, num_answers
+      )
+      for question, found in zip(questions, answers):
+        lines[question.index] = {
+            'user': question.request.user, 'question': task, 'answers': found
+        }
+    if file is None:
+      return
     for i in range(len(lines)):
       file.write(json.dumps(lines[i], ensure_ascii=False).encode() + b'\n')
   print(f'{len(lines)} answers -> {output}')

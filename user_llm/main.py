@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 
+from user_llm import atomic
 from user_llm import topologies
 from user_llm import user_errors
 from user_llm.runtime import distributed
@@ -283,9 +284,8 @@ def _saved_config(workdir: pathlib.Path, config: str) -> Iterator[None]:
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-  temporary.write_text(text)
-  temporary.replace(path)
+  with atomic.write(path) as file:
+    file.write(text.encode())
 
 
 def _prepare_environment() -> None:

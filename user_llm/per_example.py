@@ -10,12 +10,12 @@ from collections.abc import Mapping
 import dataclasses
 import functools
 import hashlib
-import os
 import pathlib
 import zipfile
 
 import numpy as np
 
+from user_llm import atomic
 from user_llm import metrics as metrics_lib
 
 # Facts that say which example it is, as far as an evaluation has them.
@@ -72,10 +72,8 @@ class PerExample:
         for row, values in self.values.items()
         for name, value in values.items()
     }
-    partial = path.with_suffix('.partial')
-    with partial.open('wb') as file:
+    with atomic.write(path) as file:
       np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(partial, path)
 
 
 def read(path: pathlib.Path) -> PerExample:

@@ -157,16 +157,3 @@ def test_a_user_of_whom_nothing_is_known(tmp_path):
   )
   assert not batch['user_mask'].any() and not batch['history_end'].any()
   assert batch['seen_item'].shape == (1, 64) and not batch['seen_item'].any()
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-  path = tmp_path / 'new' / 'out'
-  with requests.whole_file(str(path)) as file:
-    file.write(b'all')
-  assert path.read_bytes() == b'all'
-  with pytest.raises(KeyError):
-    with requests.whole_file(str(path)) as file:
-      file.write(b'half')
-      raise KeyError
-  assert path.read_bytes() == b'all'
-  assert [p.name for p in path.parent.iterdir()] == ['out']

@@ -1,12 +1,10 @@
 """Users from outside: JSON lines to the batches that an encoder reads."""
 
 from collections.abc import Iterator, Mapping, Sequence
-import contextlib
 import dataclasses
 import json
-import os
 import pathlib
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -221,16 +219,3 @@ def batch(
       'seen_item': seen_item,
       'example_id': np.where(example_id < len(requests), example_id, -1),
   }
-
-
-@contextlib.contextmanager
-def whole_file(path: str) -> Iterator[BinaryIO]:
-  """A file that is at `path` when all is written, and else nowhere."""
-  partial = pathlib.Path(f'{path}.partial')
-  partial.parent.mkdir(parents=True, exist_ok=True)
-  try:
-    with partial.open('wb') as file:
-      yield file
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
