@@ -95,11 +95,18 @@ class RequestReader:
           '{"user": "u1", "history": ["Heat (1995)"], "question": '
           '"next_item"}.'
       )
+    user = str(raw.get('user', ''))
+    try:
+      user.encode()
+    except UnicodeEncodeError as error:
+      raise ValueError(
+          f'{where}: "user" is no text that can be written ({error}).'
+      ) from None
     question = raw.get('question')
     if question is not None and not isinstance(question, str):
       raise ValueError(f'{where}: "question" must be a text, not {question!r}.')
     return Request(
-        user=str(raw.get('user', '')),
+        user=user,
         events=tuple(self._event(e, where) for e in raw['history']),
         question=question,
         about=self._about(raw, where),
@@ -108,9 +115,9 @@ class RequestReader:
 
   def _about(self, raw: Mapping[str, Any], where: str) -> dict[str, int]:
     ids = {}
-    if 'item' in raw:
+    if raw.get('item') is not None:
       ids['item'] = self._item(raw['item'], where)
-    if 'rating' in raw and 'rating' in self._asked.names:
+    if raw.get('rating') is not None and 'rating' in self._asked.names:
       ids['rating'] = self._value(self._asked['rating'], raw['rating'], where)
     return ids
 
