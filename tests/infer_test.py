@@ -167,6 +167,17 @@ def test_from_the_command_line(model, tmp_path, capsys):
   assert not titles & {'Film 3 (1953)', 'Film 7 (1957)', 'Film 40 (1990)'}
 
 
+def test_more_answers_than_beams(model, tmp_path):
+  workdir, parts, params = model
+  narrow = [
+      dataclasses.replace(e, beam_size=10) for e in parts['test_evaluators']
+  ]
+  model = (workdir, {**parts, 'test_evaluators': narrow}, params)
+  lines = [_user('u1', 'next_item')]
+  (line,) = _infer(model, tmp_path, lines, num_answers=30)
+  assert len({a['text'] for a in line['answers']}) == 30
+
+
 def _review(name, item='s7', **fields):
   return {**_user(name, 'review_generation'), 'item': item, **fields}
 

@@ -58,8 +58,9 @@ def infer(
     run: How the workdir was made.
     evaluators: What can be asked: the task of each one's dataset.
     step: Of the checkpoint; None: the newest.
-    num_answers: To write a question; of free text there is one unless texts
-      are drawn or searched for.
+    num_answers: To write a question, if it has as many; the beam is as wide
+      if BEAM_SIZE is less. Of free text there is one unless texts are drawn or
+      searched for.
     generation: How free text is chosen.
 
   Raises:
@@ -68,7 +69,7 @@ def infer(
   """
   if not isinstance(num_answers, int) or num_answers < 1:
     raise ValueError(f'NUM_ANSWERS must be positive, not {num_answers!r}.')
-  by_task = _by_task(evaluators, generation, workdir)
+  by_task = _by_task(evaluators, generation, num_answers, workdir)
   asked = _read(input, by_task)
   for task in asked:
     evaluator = by_task[task]
@@ -105,6 +106,7 @@ def infer(
 def _by_task(
     evaluators: Sequence[evaluator_lib.Evaluator],
     generation: generate.GenerationConfig,
+    num_answers: int,
     workdir: str,
 ) -> dict[str, _Evaluator]:
   """What answers each task's question."""
@@ -112,7 +114,10 @@ def _by_task(
   for evaluator in evaluators:
     if isinstance(evaluator, text_evaluator.TextEvaluator):
       evaluator = dataclasses.replace(evaluator, generation=generation)
-    elif not isinstance(evaluator, answer_evaluator.AnswerEvaluator):
+    elif isinstance(evaluator, answer_evaluator.AnswerEvaluator):
+      beam_size = max(evaluator.beam_size, num_answers)
+      evaluator = dataclasses.replace(evaluator, beam_size=beam_size)
+    else:
       continue
     by_task[evaluator.dataset.task] = evaluator
   if not by_task:
