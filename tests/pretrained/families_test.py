@@ -143,6 +143,12 @@ def test_the_older_and_the_newer_way_to_say_it_are_the_same():
       rope_theta=500_000.0, **_LLAMA_3_2_1B['rope_scaling']
   )
   assert _config(flat) == _config(_LLAMA_3_2_1B)
+  # The base may stand beside them, or be the family's.
+  del flat['rope_parameters']['rope_theta']
+  assert _config({**flat, 'rope_theta': 500_000.0}) == _config(_LLAMA_3_2_1B)
+  for rope in newer['rope_parameters'].values():
+    del rope['rope_theta']
+  assert _config(newer) == _config(_GEMMA_3_1B)
 
 
 def test_the_context_is_as_long_as_published_or_unbounded():
