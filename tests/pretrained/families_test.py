@@ -200,6 +200,13 @@ def test_the_scale_of_gemmas_queries_is_written_as_an_integer():
 
 
 def test_a_decoder_of_no_family_is_not_exported():
-  config = dataclasses.replace(_config(_SMOLLM2_135M), logits_softcap=3.0)
+  config = _config(_SMOLLM2_135M)
+  capped = dataclasses.replace(config, logits_softcap=3.0)
   with pytest.raises(ValueError, match='logits_softcap=3.0; it cannot be exp'):
-    families.hf_config(config)
+    families.hf_config(capped)
+  # Mistral's libraries do not ask which layers have its window.
+  (full,) = config.positions
+  local = dataclasses.replace(full, window=512)
+  mixed = dataclasses.replace(config, positions=(local, full))
+  with pytest.raises(ValueError, match='with positions=.*cannot be exported'):
+    families.hf_config(mixed)

@@ -205,6 +205,8 @@ def hf_config(config: decoder_config.DecoderConfig) -> dict[str, Any]:
     raw['rope_local_base_freq'] = local.base
   fields = decoder_fields(raw, 'Export') if families else {}
   odd = differences(fields, config) if families else list(mine)
+  if families == ['mistral'] and full:
+    odd.append('positions')  # Its layers all have the window.
   if odd:
     raise ValueError(
         f'No family of {", ".join(_FEATURES)} is a decoder with '
