@@ -12,6 +12,7 @@ import functools
 import hashlib
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -98,7 +99,7 @@ def read(path: pathlib.Path) -> PerExample:
     return PerExample(facts=facts, values=values)
   except (
       ValueError, OSError, EOFError, KeyError, AttributeError, TypeError,
-      zipfile.BadZipFile,
+      RuntimeError, zipfile.BadZipFile, zlib.error,
   ) as error:
     raise ValueError(
         f'{path} is broken ({error}): evaluate again, or delete it to do '
