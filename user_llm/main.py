@@ -224,10 +224,16 @@ def _run(
   if not is_writer:
     return
   suffix = '' if is_train else f'.{args.mode}'
-  _write(
-      workdir / f'operative_config{suffix}.gin',
-      gin_utils.operative_config_text(),
-  )
+  try:
+    _write(
+        workdir / f'operative_config{suffix}.gin',
+        gin_utils.operative_config_text(),
+    )
+  except OSError as error:
+    if is_train:
+      raise
+    # What was asked for is written, and somewhere else.
+    print(f'warning: what gin set is not saved: {error}', file=sys.stderr)
 
 
 def _check(args: argparse.Namespace, search_paths: Sequence[str]) -> None:
