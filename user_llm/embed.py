@@ -10,6 +10,7 @@ from user_llm import partitioning
 from user_llm import restore
 from user_llm.data import requests as requests_lib
 from user_llm.models import user_encoder
+from user_llm.objectives import cloze
 from user_llm.objectives import conditioned_lm
 from user_llm.objectives import contrastive
 from user_llm.objectives import next_event
@@ -42,8 +43,8 @@ def embed(
     rows: Users at a time; rounded up to what the devices can share.
 
   Raises:
-    ValueError: the workdir has no user encoder, or the input is bad: its file
-      and line are named and nothing is written.
+    ValueError: the workdir has no causal user encoder, or the input is bad: its
+      file and line are named and nothing is written.
   """
   config = _encoder_config(run.objective, workdir)
   dataset = run.dataset
@@ -97,6 +98,12 @@ def _encoder_config(
   if isinstance(objective, conditioned_lm.ConditionedLM):
     if objective.model.has_user:
       return objective.model.user_encoder
+  if isinstance(objective, cloze.Cloze):
+    raise ValueError(
+        f'--workdir={workdir} is of an encoder that reads both sides of an '
+        'event: its output at the last one is no embedding of the user. Give '
+        'one of runs/pretrain_encoder.gin.'
+    )
   raise ValueError(
       f'--workdir={workdir} is of a run without a user encoder; give one of '
       'runs/pretrain_encoder.gin, runs/pretrain_dual_encoder.gin or '
