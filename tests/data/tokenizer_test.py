@@ -123,7 +123,7 @@ def test_special_tokens_in_text_are_text(tmp_path):
 
 def test_ids_of_config_json_where_the_tokenizer_says_none(tmp_path):
   _write_fast(tmp_path, ['<pad>', '<s>', '</s>'])
-  with pytest.raises(ValueError, match='os_token_id is -1'):
+  with pytest.raises(ValueError, match='eos_token_id is -1'):
     tokenizer.load(str(tmp_path))
   (tmp_path / 'config.json').write_text(
       json.dumps({'bos_token_id': 1, 'eos_token_id': [2, 5]})

@@ -120,10 +120,11 @@ class Tokenizer:
     self._backend = backend
     self.num_published = backend.size
     self.adds_space = backend.adds_space
+    bos, eos = specials
     # Qwen has no bos: a text starts behind the end of another.
-    if specials.bos_token_id < 0:
-      specials = Specials(specials.eos_token_id, specials.eos_token_id)
-    for name, found in specials._asdict().items():
+    specials = Specials(eos if bos < 0 else bos, eos)
+    # eos first, which may be both.
+    for name, found in reversed(specials._asdict().items()):
       if not 0 <= found < backend.size:
         raise ValueError(
             f'{path}: {name} is {found} in a vocabulary of {backend.size}; '
