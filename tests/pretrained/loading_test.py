@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 
@@ -96,6 +97,15 @@ def test_an_export_has_the_very_same_tensors(family, tmp_path):
   )
   with pytest.raises(ValueError, match='exists already'):
     exporting.export(params, config, str(tmp_path))
+
+
+def test_an_export_into_the_current_directory(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = _config('llama2')
+  params = loading.load_params(str(_TINY / 'llama2'), config)
+  exporting.export(params, config, '.')
+  assert set(os.listdir('.')) == {'config.json', 'model.safetensors'}
+  assert not list(tmp_path.parent.glob('*.partial'))
 
 
 def test_token_0_is_moved_and_moved_back(tmp_path):
