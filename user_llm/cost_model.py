@@ -137,7 +137,7 @@ class Request:
     return self._prefill_flops
 
   def request_flops(self, new_tokens: int) -> int:
-    """Of the prefill and of the steps, which the timed program has in a loop."""
+    """Of the prefill, and of the steps that the timed program has in a loop."""
     step = lambda params, *state: self._objective.module.apply(
         {'params': params}, *state, method='extend'
     )
