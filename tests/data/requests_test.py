@@ -91,6 +91,9 @@ def test_what_a_question_names(tmp_path):
   first, second = reader.read(str(path))
   assert first.about == {'item': 1, 'rating': 3} and not second.about
   assert first.events == ({'item': 2},)
+  path.write_text(_line('7', item='7', rating=None))
+  (nothing,) = reader.read(str(path))
+  assert nothing.about == {'item': 2}
   path.write_text(_line('7', question='review_generation', item='no such'))
   with pytest.raises(ValueError, match="line 1: item 'no such' is neither"):
     list(reader.read(str(path)))
@@ -104,6 +107,7 @@ def test_what_a_question_names(tmp_path):
         ('["Heat (1995)"]', 'need an object with a list "history"'),
         ('{"user": "u1"}', 'need an object with a list "history"'),
         ('{"history": "50"}', 'need an object with a list "history"'),
+        ('{"user": "\\ud83d", "history": []}', '"user" is no text .*surrog'),
         (_line('50', question=['next_item']), '"question" must be a text'),
         (_line({'rating': 5}), 'has no "item"'),
         (_line({'item': '51', 'rating': 5}), "item '51' is neither an id"),
@@ -157,16 +161,3 @@ def test_a_user_of_whom_nothing_is_known(tmp_path):
   )
   assert not batch['user_mask'].any() and not batch['history_end'].any()
   assert batch['seen_item'].shape == (1, 64) and not batch['seen_item'].any()
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-  path = tmp_path / 'new' / 'out'
-  with requests.whole_file(str(path)) as file:
-    file.write(b'all')
-  assert path.read_bytes() == b'all'
-  with pytest.raises(KeyError):
-    with requests.whole_file(str(path)) as file:
-      file.write(b'half')
-      raise KeyError
-  assert path.read_bytes() == b'all'
-  assert [p.name for p in path.parent.iterdir()] == ['out']

@@ -1,12 +1,10 @@
 """Users from outside: JSON lines to the batches that an encoder reads."""
 
 from collections.abc import Iterator, Mapping, Sequence
-import contextlib
 import dataclasses
 import json
-import os
 import pathlib
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -97,11 +95,18 @@ class RequestReader:
           '{"user": "u1", "history": ["Heat (1995)"], "question": '
           '"next_item"}.'
       )
+    user = str(raw.get('user', ''))
+    try:
+      user.encode()
+    except UnicodeEncodeError as error:
+      raise ValueError(
+          f'{where}: "user" is no text that can be written ({error}).'
+      ) from None
     question = raw.get('question')
     if question is not None and not isinstance(question, str):
       raise ValueError(f'{where}: "question" must be a text, not {question!r}.')
     return Request(
-        user=str(raw.get('user', '')),
+        user=user,
         events=tuple(self._event(e, where) for e in raw['history']),
         question=question,
         about=self._about(raw, where),
@@ -110,9 +115,9 @@ class RequestReader:
 
   def _about(self, raw: Mapping[str, Any], where: str) -> dict[str, int]:
     ids = {}
-    if 'item' in raw:
+    if raw.get('item') is not None:
       ids['item'] = self._item(raw['item'], where)
-    if 'rating' in raw and 'rating' in self._asked.names:
+    if raw.get('rating') is not None and 'rating' in self._asked.names:
       ids['rating'] = self._value(self._asked['rating'], raw['rating'], where)
     return ids
 
@@ -221,16 +226,3 @@ def batch(
       'seen_item': seen_item,
       'example_id': np.where(example_id < len(requests), example_id, -1),
   }
-
-
-@contextlib.contextmanager
-def whole_file(path: str) -> Iterator[BinaryIO]:
-  """A file that is at `path` when all is written, and else nowhere."""
-  partial = pathlib.Path(f'{path}.partial')
-  partial.parent.mkdir(parents=True, exist_ok=True)
-  try:
-    with partial.open('wb') as file:
-      yield file
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
