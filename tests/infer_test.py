@@ -96,6 +96,25 @@ def _main(workdir, tmp_path, lines, *flags):
   ])
 
 
+def test_a_prompt_tells_what_the_encoder_does_not_read(
+    tmp_path, tiny_dataset, tiny_vocabulary
+):
+  model = small_user_llm.write_workdir(
+      tmp_path / 'run',
+      small_user_llm.USER_LLM,
+      DATA_DIR=tiny_dataset,
+      VOCABULARY=tiny_vocabulary,
+      MODALITIES=('item',),
+      PROMPT_TOKENS=60,
+  )
+  lines = [_user('u1', 'next_item')]
+  (found,) = _infer((tmp_path / 'run', *model), tmp_path, lines, num_answers=1)
+  assert len(found['answers']) == 1
+  lines[0]['history'][1] = 's2'
+  with pytest.raises(ValueError, match="reads 'rating' of every event"):
+    _infer((tmp_path / 'run', *model), tmp_path, lines, num_answers=1)
+
+
 def test_answers_equal_exhaustive_scoring(model, tmp_path):
   _, parts, params = model
   lines = [

@@ -132,9 +132,12 @@ def _read(
     path: str, by_task: Mapping[str, _Evaluator]
 ) -> dict[str, list[_Question]]:
   """The requests of a file by task, each checked, its question tokenised."""
-  some = next(iter(by_task.values())).dataset
+  datasets = [evaluator.dataset for evaluator in by_task.values()]
+  some = datasets[0]
+  told = {field for d in datasets for field in d.asking.history.fields}
+  read = [m for m in some.log.schema.names if m in {*some.schema.names, *told}]
   reader = requests_lib.RequestReader(
-      some.schema, some.catalogue, some.log.schema
+      some.log.schema.select(read), some.catalogue, some.log.schema
   )
   requests = list(reader.read(path))
   for request in requests:
