@@ -1,5 +1,6 @@
 """Embeddings of users equal those of the encoder by itself."""
 
+import dataclasses
 import json
 import os
 
@@ -7,12 +8,15 @@ import gin
 import jax
 import numpy as np
 import pytest
+import small_run
 import small_user_llm
 
 from user_llm import embed as embed_lib
 from user_llm import main as main_lib
+from user_llm import restore
 from user_llm.data import requests
 from user_llm.models import user_encoder
+from user_llm.objectives import cloze
 
 _LENGTHS = (3, 1, 15, 12)
 
@@ -125,6 +129,29 @@ def test_bad_input(tmp_path, tiny_dataset, capsys):
   error = capsys.readouterr().err
   assert f"{users}, line 1: item 's99' is neither an id nor" in error
   assert not list(tmp_path.glob('users.npz*'))
+
+
+def test_an_output_that_cannot_be_written_is_told_first(
+    tmp_path, tiny_dataset, capsys, monkeypatch
+):
+  small_user_llm.write_workdir(
+      tmp_path / 'run', small_user_llm.ENCODER, DATA_DIR=tiny_dataset
+  )
+  monkeypatch.setattr(
+      restore.TrainedRun, 'params', lambda *_: pytest.fail('Loaded.')
+  )
+  users = _write_users(tmp_path / 'users.jsonl')
+  flags = (f'--workdir={tmp_path / "run"}', f'--output={tmp_path}')
+  assert main_lib.main(['embed', f'--input={users}', *flags]) == 2
+  assert f'{tmp_path} is a directory; name a file' in capsys.readouterr().err
+
+
+def test_an_encoder_that_reads_both_sides(tiny_dataset):
+  encoder = small_run.objective(str(tiny_dataset)).encoder
+  objective = cloze.Cloze(encoder=dataclasses.replace(encoder, causal=False))
+  run = small_run.trained_run(str(tiny_dataset), objective=objective)
+  with pytest.raises(ValueError, match='reads both sides of an event'):
+    embed_lib.embed(workdir='bert4rec', input='none', output='none', run=run)
 
 
 def test_a_run_without_users(tmp_path, tiny_dataset, tiny_vocabulary):

@@ -13,6 +13,7 @@ import small_user_llm
 
 from user_llm import infer as infer_lib
 from user_llm import main as main_lib
+from user_llm import restore
 from user_llm import text_evaluator
 from user_llm.data import requests
 from user_llm.decoding import generate
@@ -95,6 +96,25 @@ def _main(workdir, tmp_path, lines, *flags):
   ])
 
 
+def test_a_prompt_tells_what_the_encoder_does_not_read(
+    tmp_path, tiny_dataset, tiny_vocabulary
+):
+  model = small_user_llm.write_workdir(
+      tmp_path / 'run',
+      small_user_llm.USER_LLM,
+      DATA_DIR=tiny_dataset,
+      VOCABULARY=tiny_vocabulary,
+      MODALITIES=('item',),
+      PROMPT_TOKENS=60,
+  )
+  lines = [_user('u1', 'next_item')]
+  (found,) = _infer((tmp_path / 'run', *model), tmp_path, lines, num_answers=1)
+  assert len(found['answers']) == 1
+  lines[0]['history'][1] = 's2'
+  with pytest.raises(ValueError, match="reads 'rating' of every event"):
+    _infer((tmp_path / 'run', *model), tmp_path, lines, num_answers=1)
+
+
 def test_answers_equal_exhaustive_scoring(model, tmp_path):
   _, parts, params = model
   lines = [
@@ -164,6 +184,17 @@ def test_from_the_command_line(model, tmp_path, capsys):
   assert answer['user'] == 'u1' and len(answer['answers']) == 3
   titles = {a['text'] for a in answer['answers']}
   assert not titles & {'Film 3 (1953)', 'Film 7 (1957)', 'Film 40 (1990)'}
+
+
+def test_more_answers_than_beams(model, tmp_path):
+  workdir, parts, params = model
+  narrow = [
+      dataclasses.replace(e, beam_size=10) for e in parts['test_evaluators']
+  ]
+  model = (workdir, {**parts, 'test_evaluators': narrow}, params)
+  lines = [_user('u1', 'next_item')]
+  (line,) = _infer(model, tmp_path, lines, num_answers=30)
+  assert len({a['text'] for a in line['answers']}) == 30
 
 
 def _review(name, item='s7', **fields):
@@ -297,6 +328,22 @@ def test_missing_input(model, tmp_path, capsys):
   assert _main(model[0], tmp_path, [_user('u', 'next_item')], missing) == 2
   assert 'none.jsonl does not exist' in capsys.readouterr().err
   assert not (tmp_path / 'out.jsonl').exists()
+
+
+def test_an_output_that_cannot_be_written_is_told_first(
+    model, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.setattr(
+      restore.TrainedRun, 'params', lambda *_: pytest.fail('Loaded.')
+  )
+  lines = [_user('u0', 'next_item')]
+  flag = f'--output={tmp_path}'
+  assert _main(model[0], tmp_path, lines, flag) == 2
+  assert f'{tmp_path} is a directory; name a file' in capsys.readouterr().err
+  flag = f'--output={tmp_path}/users.jsonl/out'
+  assert _main(model[0], tmp_path, lines, flag) == 2
+  assert capsys.readouterr().err.startswith('error: ')
+  assert os.listdir(tmp_path) == ['users.jsonl']
 
 
 def test_missing_step(model, tmp_path, capsys):

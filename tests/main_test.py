@@ -1,5 +1,6 @@
 """Tests of the command line: exit codes, saved configs, resuming."""
 
+import errno
 import json
 import os
 import pathlib
@@ -124,6 +125,23 @@ def test_infer_uses_what_was_trained(folder):
   assert json.loads(output.read_text())[-1] == 2
   assert 'STEPS = 7' in (folder / 'work' / 'config.gin').read_text()
   assert (folder / 'work' / 'operative_config.infer.gin').is_file()
+
+
+def test_infer_reads_a_workdir_that_cannot_be_written(
+    folder, capsys, monkeypatch
+):
+  assert _main(folder, 'train') == 0
+
+  def refused(path):
+    raise OSError(errno.EROFS, 'Read-only file system', str(path))
+
+  monkeypatch.setattr(main_lib.atomic, 'write', refused)
+  flags = ['--input=users.jsonl', f'--output={folder / "out.json"}']
+  assert _main(folder, 'infer', *flags) == 0
+  error = capsys.readouterr().err
+  assert error.startswith('warning: ') and error.count('\n') == 1
+  assert 'operative_config.infer.gin' in error and 'Read-only' in error
+  assert (folder / 'out.json').is_file()
 
 
 @pytest.mark.parametrize(

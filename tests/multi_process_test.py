@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import types
 
@@ -241,8 +242,9 @@ def test_one_process_writes_and_prints(several):
   folder, (first, *others) = several
   assert not list(folder.rglob('*.partial'))
   written = {pathlib.Path(path) for path in first['written']}
-  assert {'users.npz.partial', 'answers.jsonl.partial', '3.partial'} <= {
-      path.name for path in written
+  partial = re.compile(r'\.(.*)\.\d+\.partial')
+  assert {'users.npz', 'answers.jsonl', '3.json', '3.npz'} <= {
+      match[1] for path in written if (match := partial.fullmatch(path.name))
   }
   for line in (' test: n=24', ' embeddings of width', ' answers -> '):
     assert first['stdout'].count(line) == (2 if ' test: ' in line else 1)

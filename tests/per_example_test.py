@@ -66,6 +66,22 @@ def _cut(path):
   path.write_bytes(path.read_bytes()[:-40])
 
 
+def _flipped(path):
+  _make().write(path)
+  data = bytearray(path.read_bytes())
+  # Behind a member's header, name and extra field: no such kind of block.
+  sizes = (int.from_bytes(data[i : i + 2], 'little') for i in (26, 28))
+  data[30 + sum(sizes)] = 0xFF
+  path.write_bytes(data)
+
+
+def _encrypted(path):
+  _make().write(path)
+  data = bytearray(path.read_bytes())
+  data[data.index(b'PK\x01\x02') + 8] |= 1  # As a flag of the first says.
+  path.write_bytes(data)
+
+
 def _foreign(path):
   with path.open('wb') as file:
     np.savez(file, weights=np.zeros(2))
@@ -76,6 +92,8 @@ def _foreign(path):
     [
         (_pickled, 'allow_pickle'),
         (_cut, 'zip'),
+        (_flipped, 'invalid block type'),
+        (_encrypted, 'is encrypted'),
         (_foreign, "unknown array 'weights'"),
         (lambda path: path.write_bytes(b''), 'broken'),
         (lambda path: path.write_text('{}'), 'broken'),

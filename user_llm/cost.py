@@ -32,9 +32,10 @@ def cost(
   """Counts and times one request: a user's history and a question.
 
   The text prompt tells the history in words; the other models read its events
-  and have only the question as text. FLOPs are XLA's own count of the programs
-  that are timed, user encoder and resampler included. Parameters and ids are
-  random: no cost depends on their values.
+  and have only the question as text. FLOPs are those of the matrix products in
+  the programs that are timed, user encoder and resampler included: they are the
+  same on any device. Parameters and ids are random: no cost depends on their
+  values.
 
   Args:
     output: Directory to write: cost.csv, cost.json, cost.png, cost.svg.

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from user_llm import flops
 from user_llm import partitioning
 from user_llm import train_state
 from user_llm.data import schema
@@ -107,8 +108,11 @@ class Request:
         self._params, self._batch
     )
     _, self._context, self._cache = lowered.out_info
-    self._compiled = lowered.compile()
-    self.prefill = lambda: self._compiled(self._params, self._batch)
+    compiled = lowered.compile()
+    self.prefill = lambda: compiled(self._params, self._batch)
+    self._prefill_flops = flops.matmul_flops(
+        self._prefill(new_tokens[0]), self._params, self._batch
+    )
     self.write = {n: self._writer(n) for n in new_tokens}
 
   def _prefill(self, new_tokens: int) -> Callable[[Any, Any], tuple]:
@@ -128,29 +132,21 @@ class Request:
     compiled = run.lower(self._params, self._batch).compile()
     return lambda: compiled(self._params, self._batch)
 
-  def prefill_flops(self) -> float:
-    """XLA's count of the program that is timed."""
-    # The body of a loop would be counted once, however often it runs.
-    assert ' while(' not in self._compiled.as_text()
-    return float(self._compiled.cost_analysis()['flops'])
+  def prefill_flops(self) -> int:
+    """Of the matrix products; XLA does not count them on every backend."""
+    return self._prefill_flops
 
-  def request_flops(self, new_tokens: int) -> float:
-    """Of the prefill and of the steps, which the timed program has in a loop.
-
-    A step is counted before XLA optimises it: what that changes are no matrix
-    products, and it would take as long as the rest.
-    """
-    step = jax.jit(
-        lambda params, *state: self._objective.module.apply(
-            {'params': params}, *state, method='extend'
-        )
+  def request_flops(self, new_tokens: int) -> int:
+    """Of the prefill, and of the steps that the timed program has in a loop."""
+    step = lambda params, *state: self._objective.module.apply(
+        {'params': params}, *state, method='extend'
     )
     _, context, cache = jax.eval_shape(
         self._prefill(new_tokens), self._params, self._batch
     )
     token = jax.ShapeDtypeStruct((1,), np.int32)
-    counted = step.lower(self._params, token, context, cache).cost_analysis()
-    return self.prefill_flops() + (new_tokens - 1) * counted['flops']
+    of_step = flops.matmul_flops(step, self._params, token, context, cache)
+    return self.prefill_flops() + (new_tokens - 1) * of_step
 
   def _parts(self) -> list[int]:
     """Positions that the language model has read: a soft prompt's, a text's."""

@@ -1,12 +1,16 @@
 """The entry function `embed`: users in, their embeddings out."""
 
+import contextlib
+
 import jax
 import numpy as np
 
+from user_llm import atomic
 from user_llm import partitioning
 from user_llm import restore
 from user_llm.data import requests as requests_lib
 from user_llm.models import user_encoder
+from user_llm.objectives import cloze
 from user_llm.objectives import conditioned_lm
 from user_llm.objectives import contrastive
 from user_llm.objectives import next_event
@@ -39,36 +43,40 @@ def embed(
     rows: Users at a time; rounded up to what the devices can share.
 
   Raises:
-    ValueError: the workdir has no user encoder, or the input is bad: its file
-      and line are named and nothing is written.
+    ValueError: the workdir has no causal user encoder, or the input is bad: its
+      file and line are named and nothing is written.
   """
   config = _encoder_config(run.objective, workdir)
   dataset = run.dataset
   reader = requests_lib.RequestReader(dataset.schema, dataset.catalogue)
   requests = list(reader.read(input))
   device_mesh = run.mesh.make()
-  params = run.params(workdir, device_mesh, step)
-  variables = {'params': params['user_encoder']}
-  encode = jax.jit(user_encoder.UserEncoder(config).apply)
-  rows = partitioning.batch_rows(rows, device_mesh)
-  sequences, lengths = [], []
-  for start in range(0, len(requests), rows):
-    part = requests[start : start + rows]
-    batch = requests_lib.batch(
-        part, dataset.schema, dataset.history_length, rows
-    )
-    x_BLD = host_batches.run(
-        lambda mine: encode(variables, *user_encoder.inputs(mine, config)),
-        host_batches.mine(batch, device_mesh),
-        device_mesh,
-    )
-    sequence = np.where(batch['user_mask'][..., None], x_BLD, 0)
-    sequences.append(sequence[: len(part)].astype(np.float32))
-    lengths.append(batch['history_end'][: len(part), 0])
-  if jax.process_index():
-    return
-  sequence, length = np.concatenate(sequences), np.concatenate(lengths)
-  with requests_lib.whole_file(output) as file:
+  is_writer = jax.process_index() == 0
+  # Opened before hours are spent on what could not be written.
+  with (
+      atomic.write(output) if is_writer else contextlib.nullcontext()
+  ) as file:
+    params = run.params(workdir, device_mesh, step)
+    variables = {'params': params['user_encoder']}
+    encode = jax.jit(user_encoder.UserEncoder(config).apply)
+    rows = partitioning.batch_rows(rows, device_mesh)
+    sequences, lengths = [], []
+    for start in range(0, len(requests), rows):
+      part = requests[start : start + rows]
+      batch = requests_lib.batch(
+          part, dataset.schema, dataset.history_length, rows
+      )
+      x_BLD = host_batches.run(
+          lambda mine: encode(variables, *user_encoder.inputs(mine, config)),
+          host_batches.mine(batch, device_mesh),
+          device_mesh,
+      )
+      sequence = np.where(batch['user_mask'][..., None], x_BLD, 0)
+      sequences.append(sequence[: len(part)].astype(np.float32))
+      lengths.append(batch['history_end'][: len(part), 0])
+    if file is None:
+      return
+    sequence, length = np.concatenate(sequences), np.concatenate(lengths)
     np.savez(
         file,
         allow_pickle=False,
@@ -90,6 +98,12 @@ def _encoder_config(
   if isinstance(objective, conditioned_lm.ConditionedLM):
     if objective.model.has_user:
       return objective.model.user_encoder
+  if isinstance(objective, cloze.Cloze):
+    raise ValueError(
+        f'--workdir={workdir} is of an encoder that reads both sides of an '
+        'event: its output at the last one is no embedding of the user. Give '
+        'one of runs/pretrain_encoder.gin.'
+    )
   raise ValueError(
       f'--workdir={workdir} is of a run without a user encoder; give one of '
       'runs/pretrain_encoder.gin, runs/pretrain_dual_encoder.gin or '

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
+from user_llm import atomic
 from user_llm import baselines
 from user_llm import metrics as metrics_lib
 from user_llm import partitioning
@@ -100,9 +100,8 @@ class Evaluation:
         },
     }
     self.per_example.write(path.with_suffix('.npz'))
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(raw, indent=1) + '\n', encoding='utf-8')
-    os.replace(partial, path)
+    with atomic.write(path) as file:
+      file.write((json.dumps(raw, indent=1) + '\n').encode())
     return path
 
 

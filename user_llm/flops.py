@@ -13,7 +13,7 @@ def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
 
   Scans count as often as they run, the branches of a condition as the dearest
   one, and what is computed again for gradients counts again. A `while` counts
-  once: how often it runs is not known.
+  once: how often it runs is not known. What nothing reads is not computed.
 
   Args:
     function: Of arrays.
@@ -24,7 +24,11 @@ def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
 
 def _of(jaxpr: Any) -> int:
   total = 0
-  for equation in jaxpr.eqns:
+  read = {v for v in jaxpr.outvars if isinstance(v, core.Var)}
+  for equation in reversed(jaxpr.eqns):
+    if not equation.effects and read.isdisjoint(equation.outvars):
+      continue
+    read.update(v for v in equation.invars if isinstance(v, core.Var))
     name, inner = equation.primitive.name, list(_inner(equation.params))
     if name == 'dot_general':
       total += _dot_general(equation)

@@ -1,6 +1,7 @@
 """The entry function `infer`: questions about users in, answers out."""
 
 from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from user_llm import answer_evaluator
+from user_llm import atomic
 from user_llm import evaluator as evaluator_lib
 from user_llm import partitioning
 from user_llm import restore
@@ -56,8 +58,9 @@ def infer(
     run: How the workdir was made.
     evaluators: What can be asked: the task of each one's dataset.
     step: Of the checkpoint; None: the newest.
-    num_answers: To write a question; of free text there is one unless texts
-      are drawn or searched for.
+    num_answers: To write a question, if it has as many; the beam is as wide
+      if BEAM_SIZE is less. Of free text there is one unless texts are drawn or
+      searched for.
     generation: How free text is chosen.
 
   Raises:
@@ -66,7 +69,7 @@ def infer(
   """
   if not isinstance(num_answers, int) or num_answers < 1:
     raise ValueError(f'NUM_ANSWERS must be positive, not {num_answers!r}.')
-  by_task = _by_task(evaluators, generation, workdir)
+  by_task = _by_task(evaluators, generation, num_answers, workdir)
   asked = _read(input, by_task)
   for task in asked:
     evaluator = by_task[task]
@@ -76,21 +79,25 @@ def infer(
         task,
         evaluator.dataset.history_length,
     )
-  device_mesh = run.mesh.make()
-  params = run.params(workdir, device_mesh, step)
-  objective, params = run.objective.unstacked(params)
   lines: dict[int, dict[str, Any]] = {}
-  for task, questions in asked.items():
-    answers = _answers(
-        questions, by_task[task], objective, params, device_mesh, num_answers
-    )
-    for question, found in zip(questions, answers):
-      lines[question.index] = {
-          'user': question.request.user, 'question': task, 'answers': found
-      }
-  if jax.process_index():
-    return
-  with requests_lib.whole_file(output) as file:
+  is_writer = jax.process_index() == 0
+  # Opened before hours are spent on what could not be written.
+  with (
+      atomic.write(output) if is_writer else contextlib.nullcontext()
+  ) as file:
+    device_mesh = run.mesh.make()
+    params = run.params(workdir, device_mesh, step)
+    objective, params = run.objective.unstacked(params)
+    for task, questions in asked.items():
+      answers = _answers(
+          questions, by_task[task], objective, params, device_mesh, num_answers
+      )
+      for question, found in zip(questions, answers):
+        lines[question.index] = {
+            'user': question.request.user, 'question': task, 'answers': found
+        }
+    if file is None:
+      return
     for i in range(len(lines)):
       file.write(json.dumps(lines[i], ensure_ascii=False).encode() + b'\n')
   print(f'{len(lines)} answers -> {output}')
@@ -99,6 +106,7 @@ def infer(
 def _by_task(
     evaluators: Sequence[evaluator_lib.Evaluator],
     generation: generate.GenerationConfig,
+    num_answers: int,
     workdir: str,
 ) -> dict[str, _Evaluator]:
   """What answers each task's question."""
@@ -106,7 +114,10 @@ def _by_task(
   for evaluator in evaluators:
     if isinstance(evaluator, text_evaluator.TextEvaluator):
       evaluator = dataclasses.replace(evaluator, generation=generation)
-    elif not isinstance(evaluator, answer_evaluator.AnswerEvaluator):
+    elif isinstance(evaluator, answer_evaluator.AnswerEvaluator):
+      beam_size = max(evaluator.beam_size, num_answers)
+      evaluator = dataclasses.replace(evaluator, beam_size=beam_size)
+    else:
       continue
     by_task[evaluator.dataset.task] = evaluator
   if not by_task:
@@ -121,9 +132,12 @@ def _read(
     path: str, by_task: Mapping[str, _Evaluator]
 ) -> dict[str, list[_Question]]:
   """The requests of a file by task, each checked, its question tokenised."""
-  some = next(iter(by_task.values())).dataset
+  datasets = [evaluator.dataset for evaluator in by_task.values()]
+  some = datasets[0]
+  told = {field for d in datasets for field in d.asking.history.fields}
+  read = [m for m in some.log.schema.names if m in {*some.schema.names, *told}]
   reader = requests_lib.RequestReader(
-      some.schema, some.catalogue, some.log.schema
+      some.log.schema.select(read), some.catalogue, some.log.schema
   )
   requests = list(reader.read(path))
   for request in requests:

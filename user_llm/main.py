@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 
+from user_llm import atomic
 from user_llm import topologies
 from user_llm import user_errors
 from user_llm.runtime import distributed
@@ -223,10 +224,16 @@ def _run(
   if not is_writer:
     return
   suffix = '' if is_train else f'.{args.mode}'
-  _write(
-      workdir / f'operative_config{suffix}.gin',
-      gin_utils.operative_config_text(),
-  )
+  try:
+    _write(
+        workdir / f'operative_config{suffix}.gin',
+        gin_utils.operative_config_text(),
+    )
+  except OSError as error:
+    if is_train:
+      raise
+    # What was asked for is written, and somewhere else.
+    print(f'warning: what gin set is not saved: {error}', file=sys.stderr)
 
 
 def _check(args: argparse.Namespace, search_paths: Sequence[str]) -> None:
@@ -283,9 +290,8 @@ def _saved_config(workdir: pathlib.Path, config: str) -> Iterator[None]:
 
 
 def _write(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-  temporary.write_text(text)
-  temporary.replace(path)
+  with atomic.write(path) as file:
+    file.write(text.encode())
 
 
 def _prepare_environment() -> None:

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 import dataclasses
 import functools
 import hashlib
-import os
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 
+from user_llm import atomic
 from user_llm import metrics as metrics_lib
 
 # Facts that say which example it is, as far as an evaluation has them.
@@ -72,10 +73,8 @@ class PerExample:
         for row, values in self.values.items()
         for name, value in values.items()
     }
-    partial = path.with_suffix('.partial')
-    with partial.open('wb') as file:
+    with atomic.write(path) as file:
       np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(partial, path)
 
 
 def read(path: pathlib.Path) -> PerExample:
@@ -100,7 +99,7 @@ def read(path: pathlib.Path) -> PerExample:
     return PerExample(facts=facts, values=values)
   except (
       ValueError, OSError, EOFError, KeyError, AttributeError, TypeError,
-      zipfile.BadZipFile,
+      RuntimeError, zipfile.BadZipFile, zlib.error,
   ) as error:
     raise ValueError(
         f'{path} is broken ({error}): evaluate again, or delete it to do '

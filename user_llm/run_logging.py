@@ -17,6 +17,7 @@ import sys
 import time
 from typing import Any
 
+from user_llm import atomic
 from user_llm.runtime import bad_steps
 from user_llm.runtime import transient
 
@@ -340,6 +341,5 @@ def _cpu_model() -> str:
 
 
 def _replace(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-  temporary.write_text(text, encoding='utf-8')
-  temporary.replace(path)
+  with atomic.write(path) as file:
+    file.write(text.encode())

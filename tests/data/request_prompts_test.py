@@ -117,7 +117,8 @@ def test_what_is_missing_is_named(tmp_path, make):
     dataset.request_prompts([user], rows=1)
   config = questions.TextPromptConfig(max_tokens=25, fields=('item', 'summary'))
   dataset = make('next_item', history_as_text=config)
-  with pytest.raises(ValueError, match="line 1: the prompt tells 'summary'"):
+  message = "line 1: the prompt tells the text 'summary'"
+  with pytest.raises(ValueError, match=message):
     dataset.request_prompts([user], rows=1)
 
 

@@ -79,6 +79,33 @@ def test_a_property_of_the_item_need_not_be_said(tmp_path):
   )
 
 
+@pytest.mark.parametrize(
+    ['seconds', 'wanted'],
+    [
+        (-3, 1), (1, 1), (19.5, 1), ('20', 2), (89, 2), (90, 2), (1e9, 2),
+        (None, 3), ('unknown', 3), ('[20.0, 90.0]', 2),
+    ],
+)
+def test_numbers_go_into_their_buckets(tmp_path, seconds, wanted):
+  schema = schema_lib.EventSchema(
+      name='reads',
+      modalities=(
+          schema_lib.Modality(name='item', size=5),
+          schema_lib.Modality(
+              name='seconds', size=4,
+              values=('[1.0, 20.0)', '[20.0, 90.0]', 'unknown'),
+          ),
+      ),
+  )
+  path = tmp_path / 'users.jsonl'
+  path.write_text(_line({'item': '50', 'seconds': seconds}, {'item': '50'}))
+  (user,) = requests.RequestReader(schema, _CATALOGUE).read(str(path))
+  assert [e['seconds'] for e in user.events] == [wanted, 3]
+  path.write_text(_line({'item': '50', 'seconds': 'long'}))
+  with pytest.raises(ValueError, match="line 1: seconds 'long' is unknown"):
+    list(requests.RequestReader(schema, _CATALOGUE).read(str(path)))
+
+
 def test_what_a_question_names(tmp_path):
   path = tmp_path / 'users.jsonl'
   path.write_text('\n'.join([
@@ -91,6 +118,9 @@ def test_what_a_question_names(tmp_path):
   first, second = reader.read(str(path))
   assert first.about == {'item': 1, 'rating': 3} and not second.about
   assert first.events == ({'item': 2},)
+  path.write_text(_line('7', item='7', rating=None))
+  (nothing,) = reader.read(str(path))
+  assert nothing.about == {'item': 2}
   path.write_text(_line('7', question='review_generation', item='no such'))
   with pytest.raises(ValueError, match="line 1: item 'no such' is neither"):
     list(reader.read(str(path)))
@@ -104,11 +134,12 @@ def test_what_a_question_names(tmp_path):
         ('["Heat (1995)"]', 'need an object with a list "history"'),
         ('{"user": "u1"}', 'need an object with a list "history"'),
         ('{"history": "50"}', 'need an object with a list "history"'),
+        ('{"user": "\\ud83d", "history": []}', '"user" is no text .*surrog'),
         (_line('50', question=['next_item']), '"question" must be a text'),
         (_line({'rating': 5}), 'has no "item"'),
         (_line({'item': '51', 'rating': 5}), "item '51' is neither an id"),
         (_line({'item': 'Hamlet', 'rating': 5}), '2 items .* an id: 7, 9'),
-        (_line('50'), "reads 'rating' of every event"),
+        (_line('50'), "this model reads 'rating' of every event"),
         (_line({'item': '50', 'rating': 3}), 'rating 3 is unknown'),
         (_line({'item': '50', 'rating': 'good'}), "rating 'good' is unknown"),
         (_line({'item': '50', 'rating': 10**400}), 'rating 10+ is unknown'),
@@ -157,16 +188,3 @@ def test_a_user_of_whom_nothing_is_known(tmp_path):
   )
   assert not batch['user_mask'].any() and not batch['history_end'].any()
   assert batch['seen_item'].shape == (1, 64) and not batch['seen_item'].any()
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
-  path = tmp_path / 'new' / 'out'
-  with requests.whole_file(str(path)) as file:
-    file.write(b'all')
-  assert path.read_bytes() == b'all'
-  with pytest.raises(KeyError):
-    with requests.whole_file(str(path)) as file:
-      file.write(b'half')
-      raise KeyError
-  assert path.read_bytes() == b'all'
-  assert [p.name for p in path.parent.iterdir()] == ['out']

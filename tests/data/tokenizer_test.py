@@ -123,7 +123,7 @@ def test_special_tokens_in_text_are_text(tmp_path):
 
 def test_ids_of_config_json_where_the_tokenizer_says_none(tmp_path):
   _write_fast(tmp_path, ['<pad>', '<s>', '</s>'])
-  with pytest.raises(ValueError, match='os_token_id is -1'):
+  with pytest.raises(ValueError, match='eos_token_id is -1'):
     tokenizer.load(str(tmp_path))
   (tmp_path / 'config.json').write_text(
       json.dumps({'bos_token_id': 1, 'eos_token_id': [2, 5]})
@@ -226,12 +226,34 @@ def test_what_is_no_tokenizer_is_named(tmp_path):
       tokenizer.load(path)
 
 
-def test_a_tokenizer_of_other_weights_is_named():
-  tokenizer.check_size(1000, 1000, 'w')
-  tokenizer.check_size(1000, 1024, 'w')
-  for num_rows in (999, 3000):
-    with pytest.raises(ValueError, match='has 1000 tokens and the weights w'):
-      tokenizer.check_size(1000, num_rows, 'w')
+def test_a_tokenizer_of_other_weights_is_named(tmp_path):
+  _write_fast(tmp_path, ['<pad>', '<s>'], bos_token='<s>', eos_token='<s>')
+  found = tokenizer.load(str(tmp_path))
+  size = found.num_published
+  tokenizer.check_size(found, size, 'w')
+  tokenizer.check_size(found, size + 24, 'w')
+  for num_rows in (size - 1, size + 2000):
+    with pytest.raises(ValueError, match=f'has {size} tokens and the weights'):
+      tokenizer.check_size(found, num_rows, 'w')
+
+
+def test_a_special_token_behind_the_last_row_is_never_used(tmp_path):
+  """As Gemma 3's <image_soft_token>, for which small ones have no row."""
+  bpe = _write_fast(
+      tmp_path, ['<pad>', '<s>'], bos_token='<s>', eos_token='<s>'
+  )
+  num_rows = bpe.get_vocab_size()
+  bpe.add_special_tokens(['<image>'])
+  bpe.save(str(tmp_path / 'tokenizer.json'))
+  found = tokenizer.load(str(tmp_path))
+  assert max(found.encode('<image> Heat')) < num_rows < found.num_published
+  tokenizer.check_size(found, num_rows, 'w')
+  bpe.add_tokens(['Heat'])
+  bpe.save(str(tmp_path / 'tokenizer.json'))
+  found = tokenizer.load(str(tmp_path))
+  assert max(found.encode('Heat')) > num_rows
+  with pytest.raises(ValueError, match='tokens and the weights'):
+    tokenizer.check_size(found, num_rows, 'w')
 
 
 def test_as_a_vocabulary_of_seqio(tmp_path):

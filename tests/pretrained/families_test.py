@@ -66,7 +66,8 @@ _GEMMA_3_1B = dict(
     sliding_window_pattern=6, hidden_activation='gelu_pytorch_tanh',
     vocab_size=262_144, query_pre_attn_scalar=256,
 )
-# As their model cards and Hugging Face's safetensors metadata count them.
+# As their model cards and Hugging Face's safetensors metadata count them; that
+# of Qwen 3 0.6B, 751,632,384, has the tied head besides.
 _PUBLISHED = {
     'llama_3_2_1b': (_LLAMA_3_2_1B, 1_235_814_400),
     'smollm2_135m': (_SMOLLM2_135M, 134_515_008),
@@ -142,6 +143,12 @@ def test_the_older_and_the_newer_way_to_say_it_are_the_same():
       rope_theta=500_000.0, **_LLAMA_3_2_1B['rope_scaling']
   )
   assert _config(flat) == _config(_LLAMA_3_2_1B)
+  # The base may stand beside them, or be the family's.
+  del flat['rope_parameters']['rope_theta']
+  assert _config({**flat, 'rope_theta': 500_000.0}) == _config(_LLAMA_3_2_1B)
+  for rope in newer['rope_parameters'].values():
+    del rope['rope_theta']
+  assert _config(newer) == _config(_GEMMA_3_1B)
 
 
 def test_the_context_is_as_long_as_published_or_unbounded():
@@ -193,6 +200,13 @@ def test_the_scale_of_gemmas_queries_is_written_as_an_integer():
 
 
 def test_a_decoder_of_no_family_is_not_exported():
-  config = dataclasses.replace(_config(_SMOLLM2_135M), logits_softcap=3.0)
+  config = _config(_SMOLLM2_135M)
+  capped = dataclasses.replace(config, logits_softcap=3.0)
   with pytest.raises(ValueError, match='logits_softcap=3.0; it cannot be exp'):
-    families.hf_config(config)
+    families.hf_config(capped)
+  # Mistral's libraries do not ask which layers have its window.
+  (full,) = config.positions
+  local = dataclasses.replace(full, window=512)
+  mixed = dataclasses.replace(config, positions=(local, full))
+  with pytest.raises(ValueError, match='with positions=.*cannot be exported'):
+    families.hf_config(mixed)

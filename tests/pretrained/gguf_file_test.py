@@ -39,7 +39,10 @@ def _permuted(weights, num_heads):
   )
 
 
-def _write(family, path, kind=gguf.GGMLQuantizationType.F32, extra=()):
+def _write(
+    family, path, kind=gguf.GGMLQuantizationType.F32, extra=(), said=(),
+    base=True,
+):
   """Writes a tiny model; matrices in `kind` where their rows fit its blocks."""
   raw = json.loads((_TINY / family / 'config.json').read_text())
   architecture = _ARCHITECTURES[family]
@@ -57,7 +60,11 @@ def _write(family, path, kind=gguf.GGMLQuantizationType.F32, extra=()):
   writer.add_layer_norm_rms_eps(raw['rms_norm_eps'])
   rope = raw['rope_parameters']
   rope = rope.get('full_attention', rope)
-  writer.add_rope_freq_base(rope['rope_theta'])
+  if base:
+    writer.add_rope_freq_base(rope['rope_theta'])
+  for name, value in said:
+    add = writer.add_string if isinstance(value, str) else writer.add_float32
+    add(f'{gguf.MODEL_ARCH_NAMES[architecture]}.{name}', value)
   if family == 'gemma3':
     writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
     writer.add_rope_scaling_factor(rope['factor'])
@@ -91,10 +98,14 @@ def _write(family, path, kind=gguf.GGMLQuantizationType.F32, extra=()):
   return str(path)
 
 
-def _load(path):
-  config = loading.load_config(
+def _config(path):
+  return loading.load_config(
       path=path, cross_attention=cross_attention.CrossAttentionConfig(every=2)
   )
+
+
+def _load(path):
+  config = _config(path)
   return config, loading.load_params(path, config)
 
 
@@ -165,6 +176,48 @@ def test_factors_of_llama_3_are_recognised(tmp_path):
   assert config.positions[0].scaling == scaling
   with pytest.raises(ValueError, match='not those of Llama 3'):
     _load(write('b.gguf', factors + 1))
+
+
+@pytest.mark.parametrize(
+    ['said', 'scaling'],
+    [
+        ({'rope.scale_linear': 4.0}, positions.LinearScaling(factor=4.0)),
+        ({'rope.scaling.factor': 2.0}, positions.LinearScaling(factor=2.0)),
+        ({'rope.scaling.type': 'linear'}, positions.NoScaling()),
+        ({'rope.scaling.type': 'none', 'rope.scaling.factor': 2.0},
+         positions.NoScaling()),
+    ],
+    ids=str,
+)
+def test_scaling_is_as_llama_cpp_reads_it(tmp_path, said, scaling):
+  path = _write('llama2', tmp_path / 'a.gguf', said=said.items())
+  assert [p.scaling for p in _config(path).positions] == [scaling]
+
+
+@pytest.mark.parametrize(
+    ['said', 'message'],
+    [
+        ({'rope.scaling.type': 'yarn'}, "type 'yarn' are not supported"),
+        ({'rope.dimension_count': 2.0}, 'of which 2.0 have rotary positions'),
+    ],
+    ids=str,
+)
+def test_other_rotary_positions_are_refused(tmp_path, said, message):
+  path = _write('llama2', tmp_path / 'a.gguf', said=said.items())
+  with pytest.raises(ValueError, match=message):
+    _config(path)
+
+
+def test_factors_of_a_file_without_a_base(tmp_path):
+  scaling = positions.Llama3Scaling(factor=32.0)
+  frequencies = 10_000.0 ** (-np.arange(8) / 8)
+  factors = (frequencies / scaling(frequencies)).astype(np.float32)
+  path = _write(
+      'llama3', tmp_path / 'a.gguf', base=False,
+      extra=[('rope_freqs.weight', factors)],
+  )
+  (found,) = _config(path).positions
+  assert (found.base, found.scaling) == (10_000.0, scaling)
 
 
 def test_what_is_no_whole_file_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 
@@ -98,6 +99,15 @@ def test_an_export_has_the_very_same_tensors(family, tmp_path):
     exporting.export(params, config, str(tmp_path))
 
 
+def test_an_export_into_the_current_directory(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = _config('llama2')
+  params = loading.load_params(str(_TINY / 'llama2'), config)
+  exporting.export(params, config, '.')
+  assert set(os.listdir('.')) == {'config.json', 'model.safetensors'}
+  assert not list(tmp_path.parent.glob('*.partial'))
+
+
 def test_token_0_is_moved_and_moved_back(tmp_path):
   """Where it is text: to a new row, or in exchange with a spare one."""
   source = _tensors(_TINY / 'qwen3')
@@ -177,6 +187,23 @@ def test_tensors_that_do_not_fit_are_named(copy, change):
   safetensors_numpy.save_file(tensors, folder / 'model.safetensors')
   with pytest.raises(ValueError, match=message):
     loading.load_params(str(folder), _config('llama2'))
+
+
+def test_a_tied_head_may_be_in_the_file_too(copy):
+  """As in Qwen 3 0.6B and 1.7B."""
+  folder = copy('smollm2')
+  config = _config('smollm2')
+  assert config.tied_embeddings
+  want = loading.load_params(str(folder), config)
+  tensors = _tensors(folder)
+  tensors['lm_head.weight'] = tensors[layout.EMBEDDINGS].copy()
+  safetensors_numpy.save_file(tensors, folder / 'model.safetensors')
+  got = loading.load_params(str(folder), config)
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+  tensors['lm_head.weight'][3] += 1
+  safetensors_numpy.save_file(tensors, folder / 'model.safetensors')
+  with pytest.raises(ValueError, match='set tie_word_embeddings to false'):
+    loading.load_params(str(folder), config)
 
 
 def test_buffers_that_the_decoder_computes_are_no_parameters(copy):

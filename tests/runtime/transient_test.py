@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -104,7 +105,8 @@ def test_a_run_on_a_disk_that_fails_now_and_then(
     train_lib.train(**small_run.arguments(tiny_dataset, tmp_path / 'bad'))
   names = {pathlib.Path(path).name for path in failed}
   # What is read once a process may have been read before.
-  assert {'run.json', '.manifest.json', '12-validation.partial'} <= names
+  written = f'.12-validation.json.{os.getpid()}.partial'
+  assert {'run.json', '.manifest.json', written} <= names
   assert len(waited) >= len(failed)
   assert _digests(tmp_path / 'bad') == _digests(tmp_path / 'good') != {}
   found, wanted = (

@@ -43,9 +43,9 @@ def prompt_tokens(
     for field in asking.history.fields:
       if any(field not in event for event in request.events):
         raise ValueError(
-            f'{request.where}: the prompt tells {field!r} of every event, '
-            'which a request cannot give; use a model without it in '
-            'TextPromptConfig.fields.'
+            f'{request.where}: the prompt tells the text {field!r} of every '
+            'event, which a request cannot give; use a model without it in '
+            'PROMPT_FIELDS.'
         )
   slots = {
       slot: tf.constant([r.about[slot] for r in requests])

@@ -1,18 +1,23 @@
 """Users from outside: JSON lines to the batches that an encoder reads."""
 
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
+import bisect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import json
-import os
+import math
 import pathlib
-from typing import Any, BinaryIO
+import re
+from typing import Any
 
 import numpy as np
 
 from user_llm.data import schema as schema_lib
 
 Event = Mapping[str, Any]
+
+# As `data_prep` writes the values of a number, and what an event lacks.
+_BUCKET = re.compile(r'\[(\S+), \S+[)\]]')
+_UNKNOWN = 'unknown'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +44,7 @@ class RequestReader:
   """Reads requests against one catalogue.
 
   Args:
-    schema: The modalities that the encoder reads.
+    schema: The modalities that are read of every event.
     catalogue: Items by id.
     asked: The modalities that a question may name; by default `schema`.
   """
@@ -61,6 +66,9 @@ class RequestReader:
         m.name: {value: i for i, value in enumerate(m.values, start=1)}
         for m in schema.modalities + self._asked.modalities
         if m.values is not None
+    }
+    self._starts = {
+        name: _bucket_starts(values) for name, values in self._ids.items()
     }
 
   def read(self, path: str) -> Iterator[Request]:
@@ -97,11 +105,18 @@ class RequestReader:
           '{"user": "u1", "history": ["Heat (1995)"], "question": '
           '"next_item"}.'
       )
+    user = str(raw.get('user', ''))
+    try:
+      user.encode()
+    except UnicodeEncodeError as error:
+      raise ValueError(
+          f'{where}: "user" is no text that can be written ({error}).'
+      ) from None
     question = raw.get('question')
     if question is not None and not isinstance(question, str):
       raise ValueError(f'{where}: "question" must be a text, not {question!r}.')
     return Request(
-        user=str(raw.get('user', '')),
+        user=user,
         events=tuple(self._event(e, where) for e in raw['history']),
         question=question,
         about=self._about(raw, where),
@@ -110,9 +125,9 @@ class RequestReader:
 
   def _about(self, raw: Mapping[str, Any], where: str) -> dict[str, int]:
     ids = {}
-    if 'item' in raw:
+    if raw.get('item') is not None:
       ids['item'] = self._item(raw['item'], where)
-    if 'rating' in raw and 'rating' in self._asked.names:
+    if raw.get('rating') is not None and 'rating' in self._asked.names:
       ids['rating'] = self._value(self._asked['rating'], raw['rating'], where)
     return ids
 
@@ -152,24 +167,43 @@ class RequestReader:
   ) -> int:
     known = self._ids[modality.name]
     if value is None:
+      if _UNKNOWN in known:
+        return known[_UNKNOWN]
       raise ValueError(
-          f'{where}: this encoder reads {modality.name!r} of every event; '
+          f'{where}: this model reads {modality.name!r} of every event; '
           f'write {{"item": ..., "{modality.name}": ...}}.'
       )
     for text in (str(value), _as_number(value)):
       if text in known:
         return known[text]
+    starts = self._starts[modality.name]
+    if starts and (number := _float(value)) is not None:
+      # What is less than all that trained is in the first.
+      return max(1, bisect.bisect_right(starts, number))
     raise ValueError(
         f'{where}: {modality.name} {value!r} is unknown; the dataset has '
         f'{", ".join(list(known)[:12])}.'
     )
 
 
-def _as_number(value: Any) -> str:
-  """5 and 5.0 and '5' are the same rating: '5' or '5.0', whichever is used."""
+def _bucket_starts(values: Iterable[str]) -> list[float]:
+  """[1, 2] of '[1.0, 2.0)', '[2.0, 8.0]', 'unknown'; [] of no such buckets."""
+  found = [_BUCKET.fullmatch(value) for value in values if value != _UNKNOWN]
+  return [float(match[1]) for match in found] if all(found) else []
+
+
+def _float(value: Any) -> float | None:
   try:
     number = float(value)
   except (OverflowError, TypeError, ValueError):
+    return None
+  return number if math.isfinite(number) else None
+
+
+def _as_number(value: Any) -> str:
+  """5 and 5.0 and '5' are the same rating: '5' or '5.0', whichever is used."""
+  number = _float(value)
+  if number is None:
     return ''
   text = str(value)
   return str(number) if '.' not in text else f'{number:g}'
@@ -221,16 +255,3 @@ def batch(
       'seen_item': seen_item,
       'example_id': np.where(example_id < len(requests), example_id, -1),
   }
-
-
-@contextlib.contextmanager
-def whole_file(path: str) -> Iterator[BinaryIO]:
-  """A file that is at `path` when all is written, and else nowhere."""
-  partial = pathlib.Path(f'{path}.partial')
-  partial.parent.mkdir(parents=True, exist_ok=True)
-  try:
-    with partial.open('wb') as file:
-      yield file
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)

@@ -48,13 +48,13 @@ class _Fast:
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     self.size = max(vocabulary.values()) + 1
     self.serialized = tokenizer.to_str().encode()
-    added = tokenizer.get_added_tokens_decoder().get(0)
+    added = tokenizer.get_added_tokens_decoder()
+    special = {i for i, token in added.items() if token.special}
+    self.num_of_text = 1 + max(set(vocabulary.values()) - special, default=-1)
     model = tokenizer.model
     is_unknown = vocabulary.get(getattr(model, 'unk_token', None)) == 0
     has_bytes = getattr(model, 'byte_fallback', False)
-    self.zero_is_text = not (added and added.special) or (
-        is_unknown and not has_bytes
-    )
+    self.zero_is_text = 0 not in special or (is_unknown and not has_bytes)
     first = tokenizer.encode('a', add_special_tokens=False).tokens[:1]
     self.adds_space = ''.join(first).startswith(_SPACE)
 
@@ -80,7 +80,7 @@ class _Pieces:
 
   def __init__(self, model: bytes):
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    self.size = self._processor.get_piece_size()
+    self.size = self.num_of_text = self._processor.get_piece_size()
     self.serialized = model
     has_bytes = self._processor.is_byte(self._processor.piece_to_id('<0x00>'))
     self.zero_is_text = not (
@@ -109,6 +109,8 @@ class Tokenizer:
     eos_id: Ends one.
     zero_token_id: Id here of the token whose published id is 0; 0: it stays.
     num_published: Published ids are below it.
+    num_used: Those below it stand for text, or are bos or eos. Weights may have
+      no rows for special tokens behind them, as Gemma 3's have none for images.
     adds_space: Whether a text's first word is encoded as if after a space.
     specials: Published ids of bos and eos.
     fingerprint: 16 hex digits of a SHA-256.
@@ -118,16 +120,18 @@ class Tokenizer:
     self._backend = backend
     self.num_published = backend.size
     self.adds_space = backend.adds_space
+    bos, eos = specials
     # Qwen has no bos: a text starts behind the end of another.
-    if specials.bos_token_id < 0:
-      specials = Specials(specials.eos_token_id, specials.eos_token_id)
-    for name, found in specials._asdict().items():
+    specials = Specials(eos if bos < 0 else bos, eos)
+    # eos first, which may be both.
+    for name, found in reversed(specials._asdict().items()):
       if not 0 <= found < backend.size:
         raise ValueError(
             f'{path}: {name} is {found} in a vocabulary of {backend.size}; '
             f'{_FAST_CONFIG} or config.json beside it must say.'
         )
     self.specials = specials
+    self.num_used = max(backend.num_of_text, *(i + 1 for i in specials))
     moves = backend.zero_is_text or 0 in specials
     self.zero_token_id = backend.size if moves else 0
     self.bos_id, self.eos_id = (i or self.zero_token_id for i in specials)
@@ -249,17 +253,18 @@ def _specials(folder: pathlib.Path, id_of: Any) -> Specials:
   return Specials(special('bos'), special('eos'))
 
 
-def check_size(num_published: int, num_rows: int, weights: str) -> None:
+def check_size(tokenizer: Tokenizer, num_rows: int, weights: str) -> None:
   """Raises ValueError where a tokenizer is not that of some weights.
 
   Args:
-    num_published: Tokens that it has.
+    tokenizer: The one to be used with them.
     num_rows: Rows of their embeddings.
     weights: Their path, for the error.
   """
-  if not num_published <= num_rows <= num_published + _MAX_SPARE_ROWS:
+  size = tokenizer.num_published
+  if not tokenizer.num_used <= num_rows <= size + _MAX_SPARE_ROWS:
     raise ValueError(
-        f'The tokenizer has {num_published} tokens and the weights {weights} '
+        f'The tokenizer has {size} tokens and the weights {weights} '
         f'have {num_rows}: VOCABULARY must be the one that they were trained '
         'with.'
     )

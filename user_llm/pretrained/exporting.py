@@ -70,13 +70,19 @@ def export(
   found = tokenizer_from and tokenizer.load(tokenizer_from)
   if found:
     raw |= found.specials._asdict()
-  folder = pathlib.Path(path)
+  folder = pathlib.Path(path).resolve()  # '.' has no name.
   partial = folder.with_name(f'{folder.name}.partial')
   shutil.rmtree(partial, ignore_errors=True)  # Of an export that was killed.
   try:
     hugging_face.write(partial, raw, tensors(), shard_bytes)
     if found:
       found.write(partial)
-    partial.rename(folder)
+    if folder.exists():
+      # Not replaced: a shell may be in it. What makes it loadable comes last.
+      is_config = lambda file: file.name == hugging_face.CONFIG
+      for file in sorted(partial.iterdir(), key=is_config):
+        file.rename(folder / file.name)
+    else:
+      partial.rename(folder)
   finally:
     shutil.rmtree(partial, ignore_errors=True)

@@ -205,6 +205,8 @@ def hf_config(config: decoder_config.DecoderConfig) -> dict[str, Any]:
     raw['rope_local_base_freq'] = local.base
   fields = decoder_fields(raw, 'Export') if families else {}
   odd = differences(fields, config) if families else list(mine)
+  if families == ['mistral'] and full:
+    odd.append('positions')  # Its layers all have the window.
   if odd:
     raise ValueError(
         f'No family of {", ".join(_FEATURES)} is a decoder with '
@@ -263,18 +265,17 @@ def _kind(
     raw: Mapping[str, Any], kind: str, where: str
 ) -> positions_lib.PositionsConfig:
   """Layers of one type, from the older or the newer way to say it."""
+  has_local = kind == _SLIDING and 'rope_local_base_freq' in raw
+  base = raw.get(
+      'rope_local_base_freq' if has_local else 'rope_theta', 10_000.0
+  )
   rope = raw.get('rope_parameters')
   if rope is None:
-    rope = {'rope_theta': raw.get('rope_theta', 10_000.0)}
-    if kind == _SLIDING and 'rope_local_base_freq' in raw:
-      rope = {'rope_theta': raw['rope_local_base_freq']}
-    else:
-      rope |= raw.get('rope_scaling') or {}
-  else:
-    rope = rope.get(kind, rope)
+    rope = {} if has_local else raw.get('rope_scaling') or {}
+  rope = rope.get(kind, rope)
   return positions_lib.PositionsConfig(
       window=(raw.get('sliding_window') or 0) if kind == _SLIDING else 0,
-      base=float(rope.get('rope_theta', 10_000.0)),
+      base=float(rope.get('rope_theta', base)),
       scaling=_scaling(rope, where),
   )
 

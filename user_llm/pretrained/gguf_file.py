@@ -43,7 +43,7 @@ _BIG_LAYERS = {'gemma2': 46, 'gemma3': 62}
 _NAMES = {
     'token_embd.weight': layout.EMBEDDINGS,
     'output_norm.weight': 'model.norm.weight',
-    'output.weight': 'lm_head.weight',
+    'output.weight': layout.HEAD,
 }
 _OF_LAYER = {
     'attn_norm.weight': 'input_layernorm.weight',
@@ -71,8 +71,6 @@ _ROPE_FACTORS = 'rope_freqs.weight'
 
 class File:
   """Weights to read; see `loading.Source`."""
-
-  norm_offset = 0.0
 
   def __init__(self, path: pathlib.Path):
     self.path = path
@@ -117,17 +115,25 @@ class File:
         )
     raw['model_type'] = _FAMILIES[self._family]
     raw['vocab_size'] = self.shapes[layout.EMBEDDINGS][0]
-    raw['tie_word_embeddings'] = 'lm_head.weight' not in self.shapes
+    raw['tie_word_embeddings'] = layout.HEAD not in self.shapes
     per_head = raw['hidden_size'] // raw['num_attention_heads']
     raw.setdefault('head_dim', per_head)
     if self._family in _BIG_LAYERS:
       is_big = raw['num_hidden_layers'] == _BIG_LAYERS[self._family]
       raw['query_pre_attn_scalar'] = per_head if is_big else raw['head_dim']
-    scaling = said.get('rope.scaling.type', 'none')
+    if (rotated := said.get('rope.dimension_count')) not in (
+        None, raw['head_dim']
+    ):
+      raise ValueError(
+          f'{self.path}: heads of {raw["head_dim"]} of which {rotated} have '
+          'rotary positions are not supported.'
+      )
+    # llama.cpp's defaults; old files have the older name.
+    scaling = said.get('rope.scaling.type', 'linear')
+    factor = said.get('rope.scaling.factor', said.get('rope.scale_linear')) or 1
     if _ROPE_FACTORS in self._header.tensors:
       raw['rope_scaling'] = self._llama3_scaling(raw)
-    elif scaling != 'none':
-      factor = said.get('rope.scaling.factor')
+    elif scaling != 'none' and (scaling, factor) != ('linear', 1):
       raw['rope_scaling'] = {'rope_type': scaling, 'factor': factor}
     return raw
 
@@ -135,7 +141,7 @@ class File:
     """Llama 3's own parameters, if the file's factors follow from them."""
     factors = self._header.read(_ROPE_FACTORS)
     scaling = positions_lib.Llama3Scaling(factor=float(factors.max()))
-    plain = positions_lib.PositionsConfig(base=raw['rope_theta'])
+    plain = positions_lib.PositionsConfig(base=raw.get('rope_theta', 1e4))
     frequencies = plain.arrays(raw['head_dim']).frequencies
     if not np.allclose(frequencies / factors, scaling(frequencies), rtol=1e-3):
       raise ValueError(

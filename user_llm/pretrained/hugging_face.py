@@ -30,7 +30,7 @@ class Directory:
   def __init__(self, path: pathlib.Path):
     self.path = path
     self.config = read_config(path)
-    self.norm_offset = families.norm_offset(self.config)
+    self._norm_offset = families.norm_offset(self.config)
     self._files = {}
     self.shapes: dict[str, tuple[int, ...]] = {}
     for shard, names in self._shards().items():
@@ -73,7 +73,10 @@ class Directory:
     return tuple(part.get_shape())
 
   def read(self, name: str) -> np.ndarray:
-    return self._files[name].get_tensor(name)
+    tensor = self._files[name].get_tensor(name)
+    if self._norm_offset and name.endswith('norm.weight'):
+      return tensor.astype(np.float32) + self._norm_offset
+    return tensor
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:

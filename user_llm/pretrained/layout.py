@@ -38,7 +38,7 @@ _FOUR_NORMS = {
     'mlp_norm/scale': 'pre_feedforward_layernorm.weight',
     'mlp_post_norm/scale': 'post_feedforward_layernorm.weight',
 }
-EMBEDDINGS = 'model.embed_tokens.weight'
+EMBEDDINGS, HEAD = 'model.embed_tokens.weight', 'lm_head.weight'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,8 +142,7 @@ def parameters(config: decoder_config.DecoderConfig) -> list[Parameter]:
   if not config.tied_embeddings:
     found.append(
         Parameter(
-            path='lm_head/kernel', tensors=('lm_head.weight',),
-            zero_token_id=rows,
+            path='lm_head/kernel', tensors=(HEAD,), zero_token_id=rows
         )
     )
   for ours, theirs in of_layer.items():

@@ -23,8 +23,6 @@ _MAX_LAYERS = 1_000
 class File:
   """Weights to read; see `loading.Source`."""
 
-  norm_offset = 0.0
-
   def __init__(self, path: pathlib.Path):
     self.path = path
     header = _read_header(path)
@@ -76,7 +74,7 @@ class File:
     length = config['max_position_embeddings']
     found.append(('rotary', (2, length, self._head_dim // 2)))
     if not config['tie_word_embeddings']:
-      found.append(('lm_head.weight', vocabulary))
+      found.append((layout.HEAD, vocabulary))
     return found
 
   def read(self, name: str) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 A path is a directory of Hugging Face's, a GGUF file, or a llama2.c file.
 Parameters are read one after the other and put straight onto the mesh; every
-tensor of the file is used exactly once, or it raises.
+tensor of the file is used exactly once, or it raises. A tied head that a file
+has as well must be the embeddings.
 """
 
 from collections.abc import Mapping
@@ -34,13 +35,11 @@ class Source(Protocol):
   Attributes:
     path: Where.
     config: In the words of config.json.
-    norm_offset: To be added to the norms' scales.
     shapes: Of every tensor, matrices being [out, in].
   """
 
   path: pathlib.Path
   config: Mapping[str, Any]
-  norm_offset: float
   shapes: Mapping[str, tuple[int, ...]]
 
   def read(self, name: str) -> np.ndarray:
@@ -107,7 +106,7 @@ def load_config(
   zero_token_id = 0
   if vocabulary is not None or tokenizer.is_at(path):
     found = tokenizer.load(vocabulary or path)
-    tokenizer.check_size(found.num_published, fields['vocab_size'], path)
+    tokenizer.check_size(found, fields['vocab_size'], path)
     zero_token_id = found.zero_token_id
   fields['vocab_size'] = max(fields['vocab_size'], zero_token_id + 1)
   return decoder_config.DecoderConfig(
@@ -169,6 +168,8 @@ def _load(
   _check_same_decoder(source, config)
   parameters = layout.parameters(config)
   _check_same_names(source, parameters)
+  if config.tied_embeddings and layout.HEAD in source.shapes:
+    _check_tied_head(source)
   values = {}
   for parameter in parameters:
     target = targets[parameter.path]
@@ -181,8 +182,6 @@ def _load(
             f'{parameter.path}.'
         )
     tensors = [source.read(name) for name in parameter.tensors]
-    if parameter.is_norm and source.norm_offset:
-      tensors = [t.astype(np.float32) + source.norm_offset for t in tensors]
     values[parameter.path] = jax.make_array_from_callback(
         target.shape,
         target.sharding,
@@ -215,12 +214,21 @@ def _check_same_names(
 ) -> None:
   wanted = {name for p in parameters for name in p.tensors}
   missing = sorted(wanted - source.shapes.keys())
-  left_over = sorted(source.shapes.keys() - wanted)
+  left_over = sorted(source.shapes.keys() - wanted - {layout.HEAD})
   if missing or left_over:
     raise ValueError(
         f'{source.path} does not have the tensors of a '
         f'{source.config["model_type"]}: {len(missing)} are missing '
         f'{missing[:4]}, {len(left_over)} are left over {left_over[:4]}.'
+    )
+
+
+def _check_tied_head(source: Source) -> None:
+  names = layout.HEAD, layout.EMBEDDINGS
+  if not np.array_equal(*map(source.read, names)):
+    raise ValueError(
+        f'{source.path}: {names[0]} is not {names[1]}, though config.json says '
+        'that they are tied: set tie_word_embeddings to false there.'
     )
 
 

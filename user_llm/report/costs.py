@@ -31,8 +31,8 @@ class Cost:
     events: Of the history.
     events_held: Those that the model sees; fewer where a context is full.
     llm_tokens: Positions that the language model reads before it writes.
-    prefill_flops: As XLA counts the compiled program: all up to the first
-      token's logits, encoder and resampler included.
+    prefill_flops: Of all matrix products up to the first token's logits,
+      encoder and resampler included.
     masked_flops: Of them, those of the decoder's scores and values of later
       tokens, which are masked: a kernel that skips these would save as many.
     request_flops: With all new tokens, by their number.
