@@ -42,9 +42,10 @@ def _metrics(ranks):
 
 
 def test_answer_ranks_worked_example():
-  found = np.array([[4, 2, 7], [0, 1, 2], [3, -1, -1]])
-  ranks = answer_evaluator.answer_ranks(found, np.array([2, 0, 5]))
-  assert ranks.tolist() == [2, 1, _MAX]
+  found = np.array([[4, 2, 7], [0, 1, 2], [3, -1, -1], [4, 2, 7]])
+  scores = np.array([[-1, -2, -3], [-1, -1, -2], [-1, -9, -9], [np.nan] * 3])
+  ranks = answer_evaluator.answer_ranks(found, scores, np.array([2, 0, 5, 4]))
+  assert ranks.tolist() == [2, 2, _MAX, 3]
 
 
 def test_answers_as_text_leaves_out_what_was_not_found(model):

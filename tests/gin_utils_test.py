@@ -76,10 +76,34 @@ def test_overrides_reach_the_function(folder):
   assert result['learning_rate'] == 3.0
   assert isinstance(result['learning_rate'], float)
   assert result['name'] == 'other text'
-  assert list(result['dims']) == [3]
+  assert result['dims'] == (3,)
   assert result['flag'] is True
   assert result['model'].width == 32
   assert result['model'].rate == 0.25
+
+
+@pytest.mark.parametrize(
+    ['text', 'value'],
+    [
+        ("['item']", ('item',)),
+        ("[('genre', 1.0), ['rating', None]]", (('genre', 1.0), ('rating', None))),
+        ('[]', ()),
+        ("({'a': [1]},)", ({'a': [1]},)),
+    ],
+)
+def test_lists_become_tuples(folder, text, value):
+  """In a file, where no other value tells the type, and in what is saved."""
+  (folder / 'lists.gin').write_text(_RUN + f'DIMS = {text}\n')
+  assert _run(folder, gin_file='lists.gin')['dims'] == value
+  assert f'DIMS = {value!r}' in gin_utils.config_text()
+
+
+def test_a_list_of_references_stays(folder):
+  (folder / 'lists.gin').write_text(
+      _RUN + 'DIMS = [@gin_stub_library.Encoder()]\n'
+  )
+  (encoder,) = _run(folder, gin_file='lists.gin')['dims']
+  assert encoder.width == 8
 
 
 def test_a_reference_can_be_overridden(folder):

@@ -175,7 +175,9 @@ class AnswerEvaluator:
   ) -> evaluator_lib.Evaluation:
     """See `evaluator.Evaluator.evaluate`."""
     labels, nats, examples, told, example_ids = [], [], [], [], []
-    found: dict[str, list[np.ndarray]] = {'': [], 'unseen_': []}
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
+        '': [], 'unseen_': []
+    }
     for batch, out in evaluator_lib.predictions(
         functools.partial(self.predict, objective),
         params,
@@ -190,7 +192,7 @@ class AnswerEvaluator:
       nats.append(out['answer_nats'])
       for prefix, parts in found.items():
         if f'{prefix}answers' in out:
-          parts.append(out[f'{prefix}answers'])
+          parts.append((out[f'{prefix}answers'], out[f'{prefix}scores']))
       if full and not examples:
         examples = self._examples(batch, out)
     truth = np.concatenate(labels)
@@ -225,7 +227,7 @@ class AnswerEvaluator:
     num_shared = int((self.answers.num_items > 1).sum())
     shared = f', {num_shared} of which give several items one rank'
     how = GENERATED_PROTOCOL + (shared if num_shared else '')
-    return f'{how}; {self._measure()}'
+    return f'{how}, {self.num_beams} beams; {self._measure()}'
 
   def _measure(self) -> str:
     if self.dataset.task == 'next_item':
@@ -252,11 +254,15 @@ class AnswerEvaluator:
     return facts | {labels: np.array(texts, str)}
 
   def _values(
-      self, truth: np.ndarray, found: Mapping[str, list[np.ndarray]]
+      self,
+      truth: np.ndarray,
+      found: Mapping[str, list[tuple[np.ndarray, np.ndarray]]],
   ) -> evaluator_lib.Values:
     answer_N = self.answers.of_item[truth]
     ranks = {
-        policy: [answer_ranks(np.concatenate(found[prefix]), answer_N)]
+        policy: [
+            answer_ranks(*map(np.concatenate, zip(*found[prefix])), answer_N)
+        ]
         for policy, prefix in (('all', ''), ('unseen', 'unseen_'))
         if found[prefix]
     }
@@ -301,12 +307,22 @@ def answers_as_text(
   ]
 
 
-def answer_ranks(found_NK: np.ndarray, truth_N: np.ndarray) -> np.ndarray:
-  """Ranks from 1; what was not found ranks last of all that could be.
+def answer_ranks(
+    found_NK: np.ndarray, scores_NK: np.ndarray, truth_N: np.ndarray
+) -> np.ndarray:
+  """Ranks from 1; ties count against the truth.
 
-  Example: found [[4, 2, 7]], truth [2] -> [2]; truth [5] -> [2**31 - 1].
+  What was not found ranks last of all that could be.
+
+  Example: found [[4, 2, 7]], scores [[-1, -2, -3]], truth [2] -> [2]; with
+  scores [[-1, -2, -2]] -> [3]; truth [5] -> [2**31 - 1].
   """
   hit_NK = found_NK == truth_N[:, None]
+  score_N1 = np.max(
+      scores_NK, axis=1, keepdims=True, where=hit_NK, initial=-np.inf
+  )
+  # Not `>=`: a NaN must not come out as the best rank.
+  ahead_NK = ~(scores_NK < score_N1) & ~hit_NK
   return np.where(
-      hit_NK.any(axis=1), hit_NK.argmax(axis=1) + 1, np.iinfo(np.int32).max
+      hit_NK.any(axis=1), 1 + ahead_NK.sum(axis=1), np.iinfo(np.int32).max
   )

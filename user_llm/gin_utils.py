@@ -55,6 +55,7 @@ def load_config(
   parse_files(gin_files, search_paths, trust)
   for override in overrides:
     _apply_override(override)
+  _make_tuples()
   _check_required()
   _check_signatures()
   with _user_errors('gin files'):
@@ -231,6 +232,22 @@ def _check_required() -> None:
         f'Not set, and without a default: {", ".join(unset)}. Add {flags}, or '
         'set it in a gin file.'
     )
+
+
+def _make_tuples() -> None:
+  """Makes lists of plain values tuples: configurations are hashed."""
+  # pylint: disable=protected-access
+  for bindings in gin.config._CONFIG.values():
+    for parameter, value in bindings.items():
+      bindings[parameter] = _as_tuple(value)
+
+
+def _as_tuple(value: Any) -> Any:
+  if not isinstance(value, (list, tuple)):
+    return value
+  found = tuple(map(_as_tuple, value))
+  is_plain = all(isinstance(x, (str, int, float, tuple, type(None))) for x in found)
+  return found if is_plain else value
 
 
 def _check_signatures() -> None:

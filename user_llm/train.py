@@ -69,7 +69,8 @@ def train(
     trainable: Path regexes; the first that matches decides ('!' freezes).
     init_from: Parameters to take from other workdirs.
     mesh: Sizes of the mesh axes.
-    num_microbatches: Parts of a batch whose gradients are added up.
+    num_microbatches: Parts of a batch whose gradients are added up; those of a
+      `Contrastive` have their negatives among themselves.
     log_every_steps: Between lines of metrics.jsonl.
     eval_every_steps: Between evaluations; 0: only at the end.
     save_every_steps: Between checkpoints; the last step is always saved.

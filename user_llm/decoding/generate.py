@@ -51,9 +51,9 @@ class GenerationConfig:
             f'{value!r}.'
         )
     for name, least, most in (
-        ('temperature', 0.0, float('inf')),
+        ('temperature', 0.0, 100.0),
         ('top_p', 1e-6, 1.0),
-        ('length_penalty', 0.0, float('inf')),
+        ('length_penalty', 0.0, 10.0),
     ):
       value = getattr(self, name)
       if not isinstance(value, (int, float)) or not least <= value <= most:

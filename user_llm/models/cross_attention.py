@@ -172,7 +172,12 @@ class RecencyBias(nn.Module):
     index = jnp.clip(recency_BPS, 0, self.max_recency - 1)
     # A product, since the gradient of a gather is a slow scatter on CPU.
     one_hot = jax.nn.one_hot(index, self.max_recency, dtype=table_NR.dtype)
-    return jnp.einsum('NR,BPSR->NBPS', table_NR, one_hot)
+    return jnp.einsum(
+        'NR,BPSR->NBPS',
+        table_NR,
+        one_hot,
+        precision=jax.lax.Precision.HIGHEST,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

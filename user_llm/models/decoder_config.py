@@ -52,7 +52,7 @@ class DecoderConfig:
   """
 
   vocab_size: int
-  num_layers: int = 3
+  num_layers: int = 4
   embed_dim: int = 128
   num_heads: int = 4
   num_kv_heads: int = 4

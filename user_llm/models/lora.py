@@ -148,7 +148,11 @@ def merge(
   for path, a_GIR in flat.items():
     if path.endswith(f'/{_A}/kernel'):
       place = path.removesuffix(f'/{_A}/kernel')
-      update_GIO = a_GIR @ flat[f'{place}/{_B}/kernel']
+      update_GIO = jnp.matmul(
+          a_GIR,
+          flat[f'{place}/{_B}/kernel'],
+          precision=jax.lax.Precision.HIGHEST,
+      )
       kernel_GIO = merged[f'{place}/kernel'].astype(jnp.float32)
       merged[f'{place}/kernel'] = kernel_GIO + config.scale * update_GIO
   return flax.traverse_util.unflatten_dict(merged, sep='/')

@@ -160,7 +160,7 @@ class Cloze:
         variables, ranking.at_last_event(x_BLD, longer), 'item', method='head'
     )
     return ranking.predictions(
-        h_BE.astype(jnp.float32) @ table_VE.T,
+        ranking.scores(h_BE, table_VE),
         self.encoder.schema['item'].size,
         batch,
     )

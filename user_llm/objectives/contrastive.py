@@ -21,7 +21,8 @@ class Contrastive:
   """Sampled softmax over the batch's own items, corrected for how they came.
 
   Every position of a history is a user whose next item is to be told from the
-  next items of other positions, of all rows on all devices. Popular items come
+  next items of other positions, of all rows on all devices (with
+  `num_microbatches`, of one part of the batch). Popular items come
   as negatives in proportion to how often they train; log of that frequency is
   taken off each score (Yi et al., RecSys 2019, "Sampling-bias-corrected neural
   modeling"), so that the scores estimate those of a softmax over all items. A
@@ -140,5 +141,6 @@ class Contrastive:
     items_VD = self._module.apply(
         variables, jnp.arange(num_items), method='items'
     )
-    logits_BV = ranking.at_last_event(x_BLD, batch) @ items_VD.T
+    last_BD = ranking.at_last_event(x_BLD, batch)
+    logits_BV = ranking.scores(last_BD, items_VD)
     return ranking.predictions(logits_BV, num_items, batch)

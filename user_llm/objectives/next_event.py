@@ -142,7 +142,7 @@ class NextEvent:
         variables, ranking.at_last_event(x_BLD, batch), 'item', method='head'
     )
     return ranking.predictions(
-        h_BE.astype(jnp.float32) @ table_VE.T,
+        ranking.scores(h_BE, table_VE),
         self.encoder.schema['item'].size,
         batch,
     )

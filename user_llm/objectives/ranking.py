@@ -6,6 +6,7 @@ Shapes: B batch, L events, D width, V item ids, S seen.
 import jax
 import jax.numpy as jnp
 
+from user_llm import partitioning
 from user_llm.objectives import objective as objective_lib
 
 # What an evaluation's batch must have.
@@ -17,6 +18,15 @@ def at_last_event(x_BLD: jax.Array, batch: objective_lib.Batch) -> jax.Array:
   """Float [B, D]: of rows with one history each, the output at its end."""
   last_B = jnp.sum(batch['segment_ids'] > 0, axis=1) - 1
   return jnp.take_along_axis(x_BLD, last_B[:, None, None], axis=1)[:, 0]
+
+
+def scores(h_BE: jax.Array, table_VE: jax.Array) -> jax.Array:
+  """f32[B, V]: products, of float32 numbers on accelerators as well."""
+  return jnp.matmul(
+      h_BE.astype(jnp.float32),
+      table_VE.astype(jnp.float32).T,
+      precision=jax.lax.Precision.HIGHEST,
+  )
 
 
 def predictions(
@@ -58,7 +68,8 @@ def rank_items(
     # Not `>=`: a NaN must not come out as the best rank.
     ahead_BV = ~(policy_BV < label_score_B1) & ~is_label_BV
     out[f'rank_{policy}'] = 1 + jnp.sum(ahead_BV, axis=1)
-    score, top = jax.lax.top_k(policy_BV, min(TOP_K, policy_BV.shape[1]))
+    size = min(TOP_K, policy_BV.shape[1])
+    score, top = partitioning.top_k(policy_BV, size)
     out[f'top_{policy}'] = top
     out[f'score_{policy}'] = score
   return out
