@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -267,10 +268,19 @@ def test_identity_and_fingerprint(make):
   assert dataset.identity['catalogue'] == (
       hashlib.sha256(catalogue.read_bytes()).hexdigest()[:16]
   )
-  assert set(dataset.identity) == {'catalogue', 'events', 'vocabulary'}
-  assert set(make('events').identity) == {'catalogue', 'events'}
+  without_text = {'catalogue', 'events', 'split_rule'}
+  assert set(dataset.identity) == without_text | {'vocabulary'}
+  assert set(make('events').identity) == without_text
   assert dataset.name == 'tiny_next_item'
   assert make('events').fingerprint == dataset.fingerprint
+
+
+def test_every_split_rule_has_its_identity(make):
+  later = dataclasses.replace(schema.GLOBAL_TIME, quantiles=(0.7, 0.9))
+  rules = (*schema.SPLIT_RULES.values(), later)
+  found = [make('events', split_rule=rule).identity for rule in rules]
+  assert len({identity.pop('split_rule') for identity in found}) == len(rules)
+  assert all(identity == found[0] for identity in found)
 
 
 @pytest.mark.parametrize(

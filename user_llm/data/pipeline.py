@@ -137,12 +137,12 @@ class Dataset:
 
   @functools.cached_property
   def identity(self) -> dict[str, str]:
-    """Digests of the events, and of what a checkpoint's ids mean."""
-    manifest = manifest_lib.load(self.data_dir)
+    """What trains: the events, the rule, and what a checkpoint's ids mean."""
     catalogue = pathlib.Path(self.data_dir) / schema_lib.CATALOGUE_FILE
     found = {
         'catalogue': manifest_lib.sha256_of(catalogue)[:16],
-        'events': manifest_lib.records_digest(manifest),
+        'events': manifest_lib.records_digest(manifest_lib.load(self.data_dir)),
+        'split_rule': repr(self.split_rule),
     }
     if self.vocabulary is not None:
       found['vocabulary'] = vocabulary_lib.fingerprint(self.tokenizer)
