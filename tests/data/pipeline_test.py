@@ -227,6 +227,15 @@ def test_answers_that_are_cut_are_told_once(make, monkeypatch, capfd):
   assert 'cuts' not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize('task', ['next_item', 'favourite_genre'])
+def test_datasets_of_one_task_share_answers_and_targets(make, task):
+  """As those that train, in a mixture or not, and those that evaluate."""
+  one, other = make(task), make(task, text_length=40, modalities=['item'])
+  assert one.answers is other.answers
+  for split in ('train', 'validation', 'test'):
+    assert one.splits[split].targets is other.splits[split].targets
+
+
 @pytest.mark.parametrize(
     ['names', 'mend'],
     [

@@ -165,14 +165,10 @@ class Dataset:
     """'genre' or 'category' of a favourite task, else ''."""
     return tasks.label_name(self.task)
 
-  @functools.cached_property
+  @property
   def answers(self) -> answers_lib.Answers:
     """All answers, of a task that `has_answers`."""
-    if self.label_name:
-      return answers_lib.favourite(
-          tasks.labels_of(self.log.schema, self.task), self.tokenizer
-      )
-    return answers_lib.next_item(self.catalogue, self.tokenizer)
+    return tasks.answers_of(self.log, self.task, self.vocabulary)
 
   @functools.cached_property
   def asking(self) -> asking_lib.Asking:
