@@ -332,6 +332,24 @@ def test_bad_data(make, task, settings, split, message):
     make(task, **settings).batch_spec(split, 2)
 
 
+def test_an_empty_split_says_what_its_events_lack(tmp_path, make):
+  users = [fixtures.User(name='u', items=[5, 10, 15, 20])]  # Without texts.
+  root = pathlib.Path(fixtures.write_dataset(tmp_path / 'd', users))
+  def without_genres(raw):
+    item, genre, rating = raw['modalities']
+    return {'modalities': [item, {**genre, 'values': [''] * 8}, rating]}
+  fixtures.change_schema(root, without_genres)
+  for task, lacking in (('review_generation', 'review'),
+                        ('favourite_genre', 'genre')):
+    dataset = make(task, data_dir=str(root))
+    with pytest.raises(ValueError, match=f'is empty: .* no event has a {lacking}'):
+      dataset.num_examples('test')
+  few = [fixtures.User(name='u', items=[1, 2])]
+  data_dir = fixtures.write_dataset(tmp_path / 'few', few)
+  with pytest.raises(ValueError, match='a user needs 3 events or more'):
+    make('review_generation', data_dir=data_dir).num_examples('test')
+
+
 def test_favourite_genre_needs_genres(tmp_path, tiny_vocabulary):
   root = pathlib.Path(fixtures.write_dataset(tmp_path / 'plain'))
   fixtures.change_schema(

@@ -232,11 +232,14 @@ class Dataset:
       )
     size = len(self.splits[split].table)
     if not size:
+      why = f'a user needs {self.split_rule.min_events} events or more'
+      first, stop = self.log.label_bounds(self.split_rule, split)
+      if (stop > first).any():  # They have no target.
+        why = f'no event has a {self.label_name or self.review_text}'
       raise ValueError(
           f'The {split} split of {self.name!r} is empty: under the rule '
-          f'{self.split_rule.name!r} a user needs '
-          f'{self.split_rule.min_events} events or more. Choose another '
-          f'SPLIT_RULE or DATA_DIR (now {self.data_dir}).'
+          f'{self.split_rule.name!r} {why}. Choose another SPLIT_RULE or '
+          f'DATA_DIR (now {self.data_dir}).'
       )
     return size
 
