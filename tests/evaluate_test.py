@@ -137,7 +137,7 @@ def test_another_split_rule(finished, tiny_dataset):
   """It may have trained on what is held out now, other events or not."""
   run = small_run.trained_run(tiny_dataset)
   dataset = dataclasses.replace(run.dataset, split_rule=schema.GLOBAL_TIME)
-  message = "step 12 .*'leave_one_out'.*'global_time'.*: SPLIT_RULE must be"
+  message = "step 12 .*'leave_one_out'.*'global_time'.*: SPLIT_RULE must"
   with pytest.raises(ValueError, match=message):
     _evaluate(
         tiny_dataset, finished, allow_data_change=True,

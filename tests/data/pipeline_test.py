@@ -335,14 +335,17 @@ def test_bad_data(make, task, settings, split, message):
 def test_an_empty_split_says_what_its_events_lack(tmp_path, make):
   users = [fixtures.User(name='u', items=[5, 10, 15, 20])]  # Without texts.
   root = pathlib.Path(fixtures.write_dataset(tmp_path / 'd', users))
+
   def without_genres(raw):
     item, genre, rating = raw['modalities']
     return {'modalities': [item, {**genre, 'values': [''] * 8}, rating]}
+
   fixtures.change_schema(root, without_genres)
-  for task, lacking in (('review_generation', 'review'),
-                        ('favourite_genre', 'genre')):
+  for task, lacks in (
+      ('review_generation', 'review'), ('favourite_genre', 'genre')
+  ):
     dataset = make(task, data_dir=str(root))
-    with pytest.raises(ValueError, match=f'is empty: .* no event has a {lacking}'):
+    with pytest.raises(ValueError, match=f'empty: .* no event has a {lacks}'):
       dataset.num_examples('test')
   few = [fixtures.User(name='u', items=[1, 2])]
   data_dir = fixtures.write_dataset(tmp_path / 'few', few)
