@@ -252,6 +252,26 @@ def test_other_events(tiny_dataset, trained, tmp_path, capsys):
   source.load(_flat(states[3].trainable), other)
 
 
+def test_another_split_rule(tiny_dataset, trained, tmp_path):
+  """Other events or not: it may have trained on what is now held out."""
+  states = trained[1]
+  trainer = _trainer(tiny_dataset)
+  checkpoints = checkpoints_lib.Checkpoints(str(tmp_path))
+  checkpoints.save(states[3], {**_IDENTITY, 'events': 'e0', 'split_rule': 'a'})
+  checkpoints.wait()
+  source = restore.InitFrom(path=str(tmp_path), prefix='user_encoder')
+  params = _flat(states[3].trainable)
+  other = {**_IDENTITY, 'events': 'e1', 'split_rule': 'b'}
+  mend = 'split_rule a.* has b: SPLIT_RULE must be'
+  with pytest.raises(ValueError, match=mend):
+    _restored(
+        trainer, tiny_dataset, tmp_path, identity=other, same_events=False
+    )
+  with pytest.raises(ValueError, match=mend):
+    source.load(params, other)
+  source.load(params, {**other, 'split_rule': 'a'})
+
+
 def test_another_catalogue_has_another_identity(tiny_dataset, tmp_path):
   other = fixtures.write_dataset(tmp_path / 'other', num_items=39)
   mine = small_run.dataset(tiny_dataset).identity

@@ -11,6 +11,7 @@ def test_identities():
   for key, mend in {
       'catalogue': 'DATA_DIR',
       'events': 'ALLOW_DATA_CHANGE',
+      'split_rule': 'SPLIT_RULE',
       'vocabulary': 'VOCABULARY.*python -m user_llm.data.vocabulary',
       'frozen': 'INIT_FROM',
   }.items():

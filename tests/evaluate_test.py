@@ -14,6 +14,7 @@ from user_llm import evaluate as evaluate_lib
 from user_llm import evaluator
 from user_llm import per_example
 from user_llm import train as train_lib
+from user_llm.data import schema
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
 
@@ -130,6 +131,18 @@ def test_another_model(finished, tiny_dataset):
   run = small_run.trained_run(tiny_dataset, objective=objective)
   with pytest.raises(ValueError, match=r'does not fit MODEL[^$]*scale +\(16,\)'):
     _evaluate(tiny_dataset, finished, run=run)
+
+
+def test_another_split_rule(finished, tiny_dataset):
+  """It may have trained on what is held out now, other events or not."""
+  run = small_run.trained_run(tiny_dataset)
+  dataset = dataclasses.replace(run.dataset, split_rule=schema.GLOBAL_TIME)
+  message = "step 12 .*'leave_one_out'.*'global_time'.*: SPLIT_RULE must"
+  with pytest.raises(ValueError, match=message):
+    _evaluate(
+        tiny_dataset, finished, allow_data_change=True,
+        run=dataclasses.replace(run, dataset=dataset),
+    )
 
 
 def test_following_a_finished_run(workdir, tiny_dataset):

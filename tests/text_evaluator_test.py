@@ -2,16 +2,19 @@
 
 import collections
 import dataclasses
+import types
 
 import jax
 import numpy as np
 import pytest
+import seqio
 import small_user_llm
 import tokenizers
 from tokenizers import decoders
 from tokenizers import models
 from tokenizers import pre_tokenizers
 
+from user_llm import evaluator as evaluator_lib
 from user_llm import metrics
 from user_llm import partitioning
 from user_llm import text_evaluator
@@ -158,3 +161,15 @@ def test_another_task(model):
   dataset = model[0]['test_evaluators'][0].dataset
   with pytest.raises(ValueError, match="'review_generation', not 'next_item'"):
     text_evaluator.TextEvaluator(dataset=dataset)
+
+
+def test_the_question_that_is_shown_where_bos_is_eos():
+  """As in Qwen."""
+  tokenizer = seqio.ByteVocabulary()
+  tokens = [0, tokenizer.eos_id, *tokenizer.encode('Which film next?')]
+  found = evaluator_lib.question_of(
+      types.SimpleNamespace(tokenizer=tokenizer),
+      {'prompt_tokens': np.array([[tokens]])},
+      0,
+  )
+  assert found == 'Which film next?'

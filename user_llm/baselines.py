@@ -18,16 +18,6 @@ Policy = Literal['all', 'unseen']
 _CHUNK_BYTES = 1 << 27
 
 
-def _training_pairs(dataset: pipeline.Dataset) -> tuple[np.ndarray, np.ndarray]:
-  """int64[E'] positions of training events and [E''] of those with a next."""
-  first = dataset.log.offsets[:-1]
-  counts = dataset.log.train_stops(dataset.split_rule) - first
-  return (
-      examples.ranges(first, counts),
-      examples.ranges(first, np.maximum(counts - 1, 0)),
-  )
-
-
 def _ranks(
     scores_BI: np.ndarray, label_B: np.ndarray, candidate_BI: np.ndarray
 ) -> np.ndarray:
@@ -83,11 +73,14 @@ def item_ranks(
   """
   items = dataset.log.values['item']
   num_items = dataset.log.schema['item'].size
-  events, followed = _training_pairs(dataset)
+  events, followers = (
+      examples.train_events(dataset.log, dataset.split_rule, skip)
+      for skip in (0, 1)
+  )
   popularity_I = np.bincount(items[events], minlength=num_items)
   base = int(popularity_I.max(initial=0)) + 1
   pairs, pair_counts = np.unique(
-      items[followed].astype(np.int64) * num_items + items[followed + 1],
+      items[followers - 1].astype(np.int64) * num_items + items[followers],
       return_counts=True,
   )
   row_start = np.searchsorted(pairs, np.arange(num_items + 1) * num_items)

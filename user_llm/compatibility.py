@@ -11,6 +11,10 @@ _MENDS = {
         'DATA_DIR must be the dataset that it was trained on, or set '
         '--gin.ALLOW_DATA_CHANGE=True'
     ),
+    'split_rule': (
+        'SPLIT_RULE must be the one that it was trained with; by another it '
+        'may have seen the events that are held out'
+    ),
     'vocabulary': (
         'VOCABULARY must be the file that it was trained with; the same '
         '`python -m user_llm.data.vocabulary --data_dir DIR --output FILE '

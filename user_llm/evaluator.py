@@ -302,8 +302,9 @@ def question_of(
     dataset: pipeline.Dataset, batch: Mapping[str, np.ndarray], i: int
 ) -> str:
   """The question that row i of a batch is asked."""
-  tokens = batch['prompt_tokens'][i, 0].tolist()
-  return dataset.tokenizer.decode([t for t in tokens if t > 0])
+  tokens = batch['prompt_tokens'][i, 0]
+  # Without bos: where that is eos too, seqio decodes nothing behind it.
+  return dataset.tokenizer.decode(tokens[tokens > 0][1:].tolist())
 
 
 def facts_of(

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from user_llm.data import answers
 from user_llm.data import schema
@@ -25,3 +26,10 @@ def test_answers_end_with_eos_and_row_0_is_empty(tiny_vocabulary):
     tokens = row[row > 0].tolist()
     assert tokens == loaded.encode(text) + [vocabulary.EOS_ID]
     assert np.all(row[len(tokens) :] == 0)
+
+
+def test_answers_that_the_vocabulary_cannot_spell(tiny_vocabulary):
+  loaded = vocabulary.load(tiny_vocabulary)
+  texts = ('Heat', '千と千尋', '七人の侍')
+  with pytest.raises(ValueError, match="spell 2 of 3 answers, as '千と千尋'"):
+    answers.tokenise(texts, loaded)

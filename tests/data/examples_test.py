@@ -127,6 +127,16 @@ def test_paper_windows_have_fifty_events():
     assert held_out.describe(np.arange(2))['user'].tolist() == [0, 2]
 
 
+@pytest.mark.parametrize('targets, fewest', [(1, 50), (16, 35)])
+def test_how_much_of_a_window_the_labels_of_a_training_row_see(targets, fewest):
+  table = examples.windows(
+      log_of([120]), schema.PAPER_WINDOWS, 'train', 50, targets
+  )
+  where = table.describe(np.arange(len(table)))
+  seen = where['label'] - where['start'], where['stop'] - 1 - where['start']
+  assert (seen[0][1:] == fewest).all() and (seen[1] == 50).all()
+
+
 def test_only_a_users_oldest_example_has_fewer_targets():
   table = examples.windows(log_of([10]), schema.LEAVE_ONE_OUT, 'train', 5, 3)
   where = table.describe(np.arange(len(table)))

@@ -5,6 +5,7 @@ import dataclasses
 import json
 
 import pytest
+import tensorflow as tf
 
 from user_llm.data import label_counts
 from user_llm.data import questions
@@ -77,6 +78,21 @@ def test_before_the_last_events_of_a_request(tmp_path, make):
   assert _text(dataset, unknown) == 'Which film next?'
 
 
+def test_labels_of_any_name(make, tiny_vocabulary):
+  dataset = make('next_item')
+  item, genre = dataset.log.schema.modalities[:2]
+  schema = dataclasses.replace(
+      dataset.log.schema,
+      modalities=(item, dataclasses.replace(genre, name='shelf')),
+  )
+  counts = label_counts.LabelCounts(
+      dataclasses.replace(dataset.log, schema=schema), 2, tiny_vocabulary
+  )
+  assert counts.modality == 'shelf'
+  (told,) = counts(tf.ragged.constant([[1, 4, 2]]), tf.ragged.constant([[2]]))
+  assert _text(dataset, told.numpy()) == 'Action 1, Comedy 1, so far;'
+
+
 def test_mistakes(make, tiny_vocabulary):
   with pytest.raises(ValueError, match=r'SUMMARY_LABELS\) is -1; it must be'):
     questions.TextPromptConfig(summary_labels=-1)
@@ -85,5 +101,5 @@ def test_mistakes(make, tiny_vocabulary):
       log.schema, modalities=(log.schema['item'], log.schema['rating'])
   )
   log = dataclasses.replace(log, schema=schema)
-  with pytest.raises(ValueError, match='have none of genre, category; set it'):
+  with pytest.raises(ValueError, match='neither genres nor categories; set it'):
     label_counts.LabelCounts(log, 3, tiny_vocabulary)

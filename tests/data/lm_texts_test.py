@@ -3,6 +3,7 @@ import pathlib
 import re
 
 import numpy as np
+import pytest
 
 import fixtures
 
@@ -17,14 +18,14 @@ def _epoch(dataset):
   return batch, texts
 
 
-def _without_texts(tmp_path):
-  root = pathlib.Path(fixtures.write_dataset(tmp_path / 'plain'))
-  fixtures.change_schema(root, lambda _: {'texts': []})
+def _with_texts(tmp_path, *names):
+  root = pathlib.Path(fixtures.write_dataset(tmp_path / 'd'))
+  fixtures.change_schema(root, lambda _: {'texts': names})
   return str(root)
 
 
 def test_every_item_is_asked_for_its_title_and_a_genre(tmp_path, make):
-  dataset = make('text', data_dir=_without_texts(tmp_path))
+  dataset = make('text', data_dir=_with_texts(tmp_path))
   batch, texts = _epoch(dataset)
   assert batch.keys() == {'input_tokens', 'target_tokens', 'loss_weights'}
   np.testing.assert_array_equal(
@@ -60,6 +61,15 @@ def test_reviews_are_those_of_training_events(make):
       if (text := fixtures.text_of('review', item))
   )
   assert found == want
+
+
+def test_another_text_is_the_review(tmp_path, make):
+  data_dir = _with_texts(tmp_path, 'summary')
+  with pytest.raises(ValueError, match='it has summary. REVIEW_TEXT'):
+    make('text', data_dir=data_dir).num_examples('train')
+  dataset = make('text', data_dir=data_dir, review_text='summary')
+  _, texts = _epoch(dataset)
+  assert sum('Good film' in text for text in texts) == len(texts) - 80 > 0
 
 
 def test_without_a_length_reviews_are_cut_to_the_catalogues(make):

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -226,6 +227,15 @@ def test_answers_that_are_cut_are_told_once(make, monkeypatch, capfd):
   assert 'cuts' not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize('task', ['next_item', 'favourite_genre'])
+def test_datasets_of_one_task_share_answers_and_targets(make, task):
+  """As those that train, in a mixture or not, and those that evaluate."""
+  one, other = make(task), make(task, text_length=40, modalities=['item'])
+  assert one.answers is other.answers
+  for split in ('train', 'validation', 'test'):
+    assert one.splits[split].targets is other.splits[split].targets
+
+
 @pytest.mark.parametrize(
     ['names', 'mend'],
     [
@@ -267,10 +277,19 @@ def test_identity_and_fingerprint(make):
   assert dataset.identity['catalogue'] == (
       hashlib.sha256(catalogue.read_bytes()).hexdigest()[:16]
   )
-  assert set(dataset.identity) == {'catalogue', 'events', 'vocabulary'}
-  assert set(make('events').identity) == {'catalogue', 'events'}
+  without_text = {'catalogue', 'events', 'split_rule'}
+  assert set(dataset.identity) == without_text | {'vocabulary'}
+  assert set(make('events').identity) == without_text
   assert dataset.name == 'tiny_next_item'
   assert make('events').fingerprint == dataset.fingerprint
+
+
+def test_every_split_rule_has_its_identity(make):
+  later = dataclasses.replace(schema.GLOBAL_TIME, quantiles=(0.7, 0.9))
+  rules = (*schema.SPLIT_RULES.values(), later)
+  found = [make('events', split_rule=rule).identity for rule in rules]
+  assert len({identity.pop('split_rule') for identity in found}) == len(rules)
+  assert all(identity == found[0] for identity in found)
 
 
 @pytest.mark.parametrize(
@@ -311,6 +330,27 @@ def test_bad_settings(make, settings, message):
 def test_bad_data(make, task, settings, split, message):
   with pytest.raises(ValueError, match=message):
     make(task, **settings).batch_spec(split, 2)
+
+
+def test_an_empty_split_says_what_its_events_lack(tmp_path, make):
+  users = [fixtures.User(name='u', items=[5, 10, 15, 20])]  # Without texts.
+  root = pathlib.Path(fixtures.write_dataset(tmp_path / 'd', users))
+
+  def without_genres(raw):
+    item, genre, rating = raw['modalities']
+    return {'modalities': [item, {**genre, 'values': [''] * 8}, rating]}
+
+  fixtures.change_schema(root, without_genres)
+  for task, lacks in (
+      ('review_generation', 'review'), ('favourite_genre', 'genre')
+  ):
+    dataset = make(task, data_dir=str(root))
+    with pytest.raises(ValueError, match=f'empty: .* no event has a {lacks}'):
+      dataset.num_examples('test')
+  few = [fixtures.User(name='u', items=[1, 2])]
+  data_dir = fixtures.write_dataset(tmp_path / 'few', few)
+  with pytest.raises(ValueError, match='a user needs 3 events or more'):
+    make('review_generation', data_dir=data_dir).num_examples('test')
 
 
 def test_favourite_genre_needs_genres(tmp_path, tiny_vocabulary):

@@ -48,8 +48,21 @@ class Answers:
 def tokenise(
     texts: tuple[str, ...], vocabulary: seqio.Vocabulary
 ) -> Answers:
-  """Tokenises answers; each ends with eos."""
+  """Tokenises answers; each ends with eos.
+
+  Raises:
+    ValueError: the vocabulary cannot spell some, which would be one answer.
+  """
   rows = token_tables.token_table(('', *texts), vocabulary)
+  if vocabulary.unk_id is not None:
+    unknown = tf.reduce_any(rows == vocabulary.unk_id, axis=1).numpy()[1:]
+    if unknown.any():
+      raise ValueError(
+          f'VOCABULARY cannot spell {unknown.sum()} of {len(texts)} answers, '
+          f'as {texts[unknown.argmax()]!r}, and so cannot tell them apart. '
+          'Make one of this dataset (`python -m user_llm.data.vocabulary`), or '
+          'give one that spells bytes.'
+      )
   eos = np.full((len(texts) + 1, 1), vocabulary.eos_id, np.int32)
   eos[0] = 0
   tokens = tf.concat([rows, eos], axis=1).to_tensor().numpy()

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 import dataclasses
 
-import numpy as np
 import tensorflow as tf
 
 from user_llm.data import answers as answers_lib
@@ -105,7 +104,7 @@ def reader(
     log: records.EventLog,
     modalities: tuple[str, ...],
     asking: Asking,
-    targets: np.ndarray,
+    targets_E: tf.Tensor,
     *,
     seen: bool = False,
 ) -> windowing.Read:
@@ -115,7 +114,7 @@ def reader(
     log: The events.
     modalities: To read.
     asking: What is asked.
-    targets: int32[E], at each label event that has one its target, else 0.
+    targets_E: int32[E], at each label event that has one its target, else 0.
     seen: See `windowing.windows_reader`.
 
   Returns:
@@ -128,9 +127,6 @@ def reader(
   told = tuple(f for f in history.fields if f in log.schema.names)
   names = tuple(dict.fromkeys(modalities + told))
   read_history = windowing.windows_reader(log, names, seen=seen)
-  # The items' own array is most often here already.
-  is_item = targets is log.values['item']
-  targets_E = windowing.tensor(log, 'item') if is_item else tf.constant(targets)
   slot_values = {slot: windowing.tensor(log, slot) for slot in slots}
 
   def read(rows: windowing.Example) -> windowing.Example:

@@ -39,8 +39,7 @@ def of_labels(
   """
   where = table.describe(ids)
   item_E = log.values['item']
-  first = log.offsets[:-1]
-  trained = item_E[examples.ranges(first, log.train_stops(rule) - first)]
+  trained = item_E[examples.train_events(log, rule)]
   count_I = np.bincount(trained, minlength=log.schema['item'].size)
   item_N = item_E[where['label']]
   count_N = count_I[item_N]

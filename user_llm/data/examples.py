@@ -17,6 +17,14 @@ def ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
   return np.arange(counts.sum()) + np.repeat(starts - first, counts)
 
 
+def train_events(
+    log: records.EventLog, rule: schema_lib.SplitRule, skip: int = 0
+) -> np.ndarray:
+  """int64: the events that train, without each user's first `skip`."""
+  first = log.offsets[:-1] + skip
+  return ranges(first, np.maximum(log.train_stops(rule) - first, 0))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PackedRows:
   """Rows of segments; a segment is a run of one user's events.

@@ -55,9 +55,8 @@ def load_item_features(
   labels = np.zeros((log.schema['item'].size, most), np.int32)
   for item in log.catalogue:
     labels[item.id, : len(item.labels)] = [ids[name] for name in item.labels]
-  second = log.offsets[:-1] + 1  # A user's first event is nobody's next.
-  stops = log.train_stops(split_rule)
-  events = examples.ranges(second, np.maximum(stops - second, 0))
+  # A user's first event is nobody's next.
+  events = examples.train_events(log, split_rule, skip=1)
   counts = np.bincount(log.values['item'][events], minlength=len(labels))
   return ItemFeatures(
       labels=labels, num_labels=1 + len(names), counts=counts

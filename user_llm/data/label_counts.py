@@ -11,8 +11,6 @@ from user_llm.data import records
 from user_llm.data import token_tables
 from user_llm.data import vocabulary as vocabulary_lib
 
-# Modalities whose values are sets of labels, in the order of preference.
-_MODALITIES = ('genre', 'category')
 # A larger count is told as this one.
 _MAX_COUNT = 999
 
@@ -37,22 +35,24 @@ class LabelCounts:
       vocabulary: See `vocabulary.load`.
 
     Raises:
-      ValueError: events have neither genres nor categories.
+      ValueError: items have neither genres nor categories.
     """
-    found = [name for name in _MODALITIES if name in log.schema.names]
-    if not found:
+    modality = log.schema.label_modality
+    if modality is None:
       raise ValueError(
-          'SUMMARY_LABELS: events of this dataset have none of '
-          f'{", ".join(_MODALITIES)}; set it to 0.'
+          f'SUMMARY_LABELS: items of the dataset {log.schema.name!r} have '
+          'neither genres nor categories; set it to 0.'
       )
-    self.modality = found[0]
-    modality = log.schema[self.modality]
+    self.modality = modality.name
     names = answers.label_names(modality)
     self._num_labels = min(num_labels, len(names))
-    table = np.zeros((1 + len(modality.labels()), len(names)), np.int32)
-    for i, labels in enumerate(modality.labels(), start=1):
-      table[i, [names.index(label) for label in labels]] = 1
-    self._has_label = tf.constant(table)  # By value, then label.
+    ids = {name: i for i, name in enumerate(names)}
+    of_value = [[], *([ids[x] for x in set(v)] for v in modality.labels())]
+    self._labels = tf.RaggedTensor.from_row_lengths(
+        np.array([label for v in of_value for label in v], np.int64),
+        [len(v) for v in of_value],
+    )
+    self._num_names = len(names)
     tokenizer = vocabulary_lib.load(vocabulary)
     # The first of each is of no label and of no event.
     self._names = token_tables.token_table(['', *names], tokenizer)
@@ -76,8 +76,13 @@ class LabelCounts:
     Returns:
       int32[N, (tokens)] for the N targets of all rows.
     """
-    seen = tf.cumsum(tf.gather(self._has_label, values.flat_values), axis=0)
-    seen = tf.pad(seen, [(1, 0), (0, 0)])
+    labels = tf.gather(self._labels, values.flat_values)
+    seen = tf.scatter_nd(
+        tf.stack([1 + labels.value_rowids(), labels.flat_values], axis=1),
+        tf.ones_like(labels.flat_values, tf.int32),
+        tf.stack([1 + labels.nrows(), self._num_names]),
+    )
+    seen = tf.cumsum(seen, axis=0)  # Before each event.
     first = tf.gather(values.row_splits, history_end.value_rowids())
     end = first + tf.cast(history_end.flat_values, tf.int64)
     counts_NG = tf.gather(seen, end) - tf.gather(seen, first)

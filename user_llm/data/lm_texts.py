@@ -110,8 +110,7 @@ def text_splits(
     The split 'train'; `answers` are whole texts and `prompts` have no tokens.
   """
   catalogue = _catalogue_texts(log, vocabulary)
-  first = log.offsets[:-1]
-  events = examples.ranges(first, log.train_stops(split_rule) - first)
+  events = examples.train_events(log, split_rule)
   has_texts = bool(log.schema.texts)
   reviews = events[log.texts(review_text)[events] != b''] if has_texts else []
   table = examples.Texts(

@@ -133,12 +133,14 @@ class Mixture:
     iterators = [
         dataset.train_batches(
             batch_size=groups * share,
-            seed=seed,
+            seed=_own_seed(seed, number),
             start_step=start_step,
             host=host,
             num_hosts=num_hosts,
         )
-        for dataset, share in zip(self._sized, self.shares)
+        for number, (dataset, share) in enumerate(
+            zip(self._sized, self.shares)
+        )
     ]
     groups //= num_hosts
     for parts in zip(*iterators):
@@ -154,3 +156,11 @@ class Mixture:
         for part, share in zip(parts, self.shares)
     ]
     return np.concatenate(by_group, axis=1).reshape(-1, *shape)
+
+
+def _own_seed(seed: int, number: int) -> int:
+  """Of a dataset's order: with one for all a batch would repeat its users."""
+  if not number:
+    return seed
+  sequence = np.random.SeedSequence(seed, spawn_key=(number,))
+  return int(sequence.generate_state(1)[0])

@@ -137,12 +137,12 @@ class Dataset:
 
   @functools.cached_property
   def identity(self) -> dict[str, str]:
-    """Digests of the events, and of what a checkpoint's ids mean."""
-    manifest = manifest_lib.load(self.data_dir)
+    """What trains: the events, the rule, and what a checkpoint's ids mean."""
     catalogue = pathlib.Path(self.data_dir) / schema_lib.CATALOGUE_FILE
     found = {
         'catalogue': manifest_lib.sha256_of(catalogue)[:16],
-        'events': manifest_lib.records_digest(manifest),
+        'events': manifest_lib.records_digest(manifest_lib.load(self.data_dir)),
+        'split_rule': repr(self.split_rule),
     }
     if self.vocabulary is not None:
       found['vocabulary'] = vocabulary_lib.fingerprint(self.tokenizer)
@@ -165,14 +165,10 @@ class Dataset:
     """'genre' or 'category' of a favourite task, else ''."""
     return tasks.label_name(self.task)
 
-  @functools.cached_property
+  @property
   def answers(self) -> answers_lib.Answers:
     """All answers, of a task that `has_answers`."""
-    if self.label_name:
-      return answers_lib.favourite(
-          tasks.labels_of(self.log.schema, self.task), self.tokenizer
-      )
-    return answers_lib.next_item(self.catalogue, self.tokenizer)
+    return tasks.answers_of(self.log, self.task, self.vocabulary)
 
   @functools.cached_property
   def asking(self) -> asking_lib.Asking:
@@ -236,11 +232,14 @@ class Dataset:
       )
     size = len(self.splits[split].table)
     if not size:
+      why = f'a user needs {self.split_rule.min_events} events or more'
+      first, stop = self.log.label_bounds(self.split_rule, split)
+      if (stop > first).any():  # They have no target.
+        why = f'no event has a {self.label_name or self.review_text}'
       raise ValueError(
           f'The {split} split of {self.name!r} is empty: under the rule '
-          f'{self.split_rule.name!r} a user needs '
-          f'{self.split_rule.min_events} events or more. Choose another '
-          f'SPLIT_RULE or DATA_DIR (now {self.data_dir}).'
+          f'{self.split_rule.name!r} {why}. Choose another SPLIT_RULE or '
+          f'DATA_DIR (now {self.data_dir}).'
       )
     return size
 

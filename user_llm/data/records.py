@@ -127,7 +127,8 @@ class EventLog:
     if name not in self.schema.texts:
       raise ValueError(
           f'Dataset {self.schema.name!r} has no text {name!r}; it has '
-          f'{", ".join(self.schema.texts) or "none"}.'
+          f'{", ".join(self.schema.texts) or "none"}. REVIEW_TEXT and '
+          'PROMPT_FIELDS name texts.'
       )
     return _load_texts(self.data_dir, name)
 

@@ -46,7 +46,8 @@ def register(
   """Adds a prepared dataset's tasks to seqio's registry, replacing older ones.
 
   Then `seqio.get_mixture_or_task(name).get_dataset(split='train', seed=0)`
-  yields unpadded examples, and `Dataset.converter` pads them.
+  yields unpadded examples, and `Dataset.converter` pads them. With `num_epochs`
+  seqio repeats one order; ask for each epoch with a seed of its own.
 
   Args:
     data_dir: The prepared dataset.

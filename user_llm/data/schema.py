@@ -337,7 +337,9 @@ def _first_from(
 
 
 LEAVE_ONE_OUT = SplitRule(name='leave_one_out')
-# arXiv 2402.13598: 50 events, the next one as label.
+# arXiv 2402.13598: 50 events, the next one as label. In training exactly so
+# only with one target a row: the P targets of a row share its 50 events, and
+# the first sees 51 - P.
 PAPER_WINDOWS = SplitRule(name='paper_windows', min_history=50, max_history=50)
 GLOBAL_TIME = GlobalTimeRule(name='global_time')
 SPLIT_RULES = {

@@ -13,6 +13,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from user_llm.data import answers as answers_lib
 from user_llm.data import asking as asking_lib
 from user_llm.data import examples
 from user_llm.data import favourites
@@ -20,6 +21,7 @@ from user_llm.data import order as order_lib
 from user_llm.data import prompts as prompts_lib
 from user_llm.data import records
 from user_llm.data import schema as schema_lib
+from user_llm.data import vocabulary as vocabulary_lib
 from user_llm.data import windowing
 
 TASKS = (
@@ -175,17 +177,34 @@ def event_splits(
   return splits
 
 
-def _targets(
+@functools.lru_cache(maxsize=8)
+def answers_of(
+    log: records.EventLog, task: str, vocabulary: str
+) -> answers_lib.Answers:
+  """All answers of a task that has such; made once a process."""
+  tokenizer = vocabulary_lib.load(vocabulary)
+  if label_name(task):
+    return answers_lib.favourite(labels_of(log.schema, task), tokenizer)
+  return answers_lib.next_item(log.catalogue, tokenizer)
+
+
+@functools.lru_cache(maxsize=16)
+def _with_targets(
     log: records.EventLog,
     task: str,
     split_rule: schema_lib.SplitRule,
     split: str,
-    table: examples.Windows,
+    history_length: int,
+    num_targets: int,
     review_text: str,
-) -> np.ndarray:
-  """`Examples.targets`."""
+) -> tuple[examples.Windows | examples.Subset, np.ndarray, tf.Tensor]:
+  """The examples that have a target, and `Examples.targets`, which tf has too.
+
+  Made once a process.
+  """
+  table = examples.windows(log, split_rule, split, history_length, num_targets)
   if task == 'next_item':
-    return log.values['item']
+    return table, log.values['item'], windowing.tensor(log, 'item')
   where = table.describe(np.arange(len(table)))
   counts = where['stop'] - where['label']
   labels = examples.ranges(where['label'], counts)
@@ -203,7 +222,7 @@ def _targets(
     found = favourites.favourites(log, modality, begins, ends)
   targets = np.zeros_like(log.values['item'])
   targets[labels] = found
-  return targets
+  return examples.with_targets(table, targets), targets, tf.constant(targets)
 
 
 def window_splits(
@@ -225,17 +244,15 @@ def window_splits(
   splits = {}
   for split in ('train', 'validation', 'test'):
     num_targets = targets_per_example if split == 'train' else 1
-    table = examples.windows(
-        log, split_rule, split, history_length, num_targets
+    table, targets, targets_E = _with_targets(
+        log, task, split_rule, split, history_length, num_targets, review_text
     )
-    targets = _targets(log, task, split_rule, split, table, review_text)
-    table = examples.with_targets(table, targets)
     if split != 'train':
       table = examples.evenly_spread(table, max_eval_examples)
     splits[split] = Examples(
         table=table,
         read=asking_lib.reader(
-            log, modalities, asking, targets, seen=split != 'train'
+            log, modalities, asking, targets_E, seen=split != 'train'
         ),
         targets=targets,
     )

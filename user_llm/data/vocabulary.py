@@ -71,8 +71,7 @@ def sample_texts(data_dir: str, rule: schema_lib.SplitRule) -> list[str]:
   if not schema.texts:
     return []
   log = records.load_events(data_dir)
-  first = log.offsets[:-1]
-  events = examples.ranges(first, log.train_stops(rule) - first)
+  events = examples.train_events(log, rule)
   sample = []
   for name in schema.texts:
     texts = log.texts(name)[events]
