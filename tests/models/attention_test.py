@@ -1,7 +1,6 @@
 """Attention, rotary positions and masks against numpy."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -103,11 +102,8 @@ def test_causal_mask():
   )
 
 
-def _module(num_kv_heads=2):
-  return attention.SelfAttention(
-      num_heads=4, num_kv_heads=num_kv_heads, head_dim=6, qkv_bias=True,
-      rotary_base=100.0,
-  )
+def _module():
+  return attention.SelfAttention(num_heads=4, head_dim=6, rotary_base=100.0)
 
 
 def _opened(module, *args):
@@ -123,12 +119,11 @@ def test_self_attention():
   mask = attention.causal_mask(positions, np.ones((_B, _T), int))
   module = _module()
   params = _opened(module, x, positions, mask)
-  found, _ = module.apply({'params': params}, x, positions, mask)
+  found = module.apply({'params': params}, x, positions, mask)
   proj = params['proj']
 
   def heads(name):
-    y = x @ proj[name]['kernel'] + proj[name]['bias']
-    return y.reshape(_B, _T, -1, 6)
+    return (x @ proj[name]['kernel']).reshape(_B, _T, -1, 6)
 
   y = _numpy_attend(
       np.asarray(attention.rotary(heads('q'), positions, 100.0)),
@@ -138,28 +133,3 @@ def test_self_attention():
   )
   expected = y.reshape(_B, _T, -1) @ proj['o']['kernel']
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_a_cache_gives_what_one_pass_gives():
-  length = 5
-  x = _normal(_B, length, 8)
-  positions = np.tile(np.arange(length), (_B, 1))
-  mask = np.tril(np.ones((length, length), bool))[None].repeat(_B, axis=0)
-  module = _module(num_kv_heads=1)
-  params = _opened(module, x, positions, mask)
-  whole, _ = module.apply({'params': params}, x, positions, mask)
-  cache = attention.KeyValue(*(jnp.zeros((_B, length, 1, 6)),) * 2)
-  parts = []
-  for start, stop in ((0, 3), (3, 4), (4, 5)):
-    y, cache = module.apply(
-        {'params': params},
-        x[:, start:stop],
-        positions[:, start:stop],
-        mask[:, start:stop],
-        cache,
-        start,
-    )
-    parts.append(y)
-  np.testing.assert_allclose(
-      np.concatenate(parts, axis=1), whole, rtol=1e-5, atol=1e-5
-  )

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from user_llm import partitioning
+from user_llm.decoding import beam_search
 from user_llm.decoding import text_beams
-
-_MASKED = -1e30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,7 +111,7 @@ def candidates(
   least_R1 = jnp.min(
       largest, axis=-1, keepdims=True, where=is_kept, initial=jnp.inf
   )
-  return jnp.where(logits_RV >= least_R1, logits_RV, _MASKED)
+  return jnp.where(logits_RV >= least_R1, logits_RV, beam_search.NO_SCORE)
 
 
 def generate(
@@ -156,7 +155,7 @@ def generate(
   keys_R = _keys(config.seed, example_id_B, rows)
 
   def choose(logits_RV: jax.Array, step: jax.Array) -> jax.Array:
-    logits_RV = logits_RV.at[:, 0].set(_MASKED)
+    logits_RV = logits_RV.at[:, 0].set(beam_search.NO_SCORE)
     if not config.temperature:
       return jnp.argmax(logits_RV, axis=-1)
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys_R, step)

@@ -1,4 +1,4 @@
-"""Attention with grouped KV heads, rotary positions and a KV cache.
+"""Attention with grouped KV heads and rotary positions.
 
 Shapes: B batch, T queries, S keys, D width, N heads, K KV heads, G = N / K
 query heads a KV head, H head width.
@@ -124,7 +124,6 @@ class Projections(nn.Module):
     head_dim: H.
     features: Width of the output.
     qkv_bias: Whether q, k and v have a bias.
-    out_init: Of the output kernel.
     dense: Makes the projections.
   """
 
@@ -133,7 +132,6 @@ class Projections(nn.Module):
   head_dim: int
   features: int
   qkv_bias: bool = False
-  out_init: layers.Initializer = layers.kernel_init
   dense: Callable[..., layers.Dense] = layers.Dense
 
   def setup(self) -> None:
@@ -143,9 +141,7 @@ class Projections(nn.Module):
     )
     self.k = self.dense(kv_features, ('embed', 'kv_heads'), self.qkv_bias)
     self.v = self.dense(kv_features, ('embed', 'kv_heads'), self.qkv_bias)
-    self.o = self.dense(
-        self.features, ('heads', 'embed'), init=self.out_init
-    )
+    self.o = self.dense(self.features, ('heads', 'embed'))
 
   def query(self, x_BTD: jax.Array) -> jax.Array:
     """Float [B, T, N, H]."""
@@ -169,56 +165,23 @@ class Projections(nn.Module):
 
 
 class SelfAttention(nn.Module):
-  """Self-attention; with a cache, over what it holds and then the input.
-
-  Attributes: as `Projections`, and
-    rotary_base: Of the rotary positions; None: no positions in here.
-  """
+  """Self-attention of a whole sequence, with rotary positions."""
 
   num_heads: int
-  num_kv_heads: int
   head_dim: int
-  qkv_bias: bool = False
-  rotary_base: float | None = None
+  rotary_base: float
 
   @nn.compact
   def __call__(
-      self,
-      x_BTD: jax.Array,
-      positions_BT: jax.Array,
-      mask_BTS: jax.Array,
-      cache: KeyValue | None = None,
-      cache_index: jax.Array | None = None,
-  ) -> tuple[jax.Array, KeyValue]:
-    """Attends.
-
-    Args:
-      x_BTD: Float input.
-      positions_BT: i32, for rotary positions.
-      mask_BTS: bool; S is T without a cache, the cache's capacity with one.
-      cache: Keys and values of earlier calls.
-      cache_index: i32[], the slot where this call's T entries go.
-
-    Returns:
-      Float [B, T, D], and the keys and values (with a cache: it, updated).
-    """
+      self, x_BTD: jax.Array, positions_BT: jax.Array, mask_BTT: jax.Array
+  ) -> jax.Array:
+    """Float [B, T, D] and i32 positions to float [B, T, D]; see `attend`."""
     proj = Projections(
-        self.num_heads,
-        self.num_kv_heads,
-        self.head_dim,
-        x_BTD.shape[-1],
-        self.qkv_bias,
+        self.num_heads, self.num_heads, self.head_dim, x_BTD.shape[-1],
         name='proj',
     )
     q_BTNH = proj.query(x_BTD)
     kv = proj.key_value(x_BTD)
-    if self.rotary_base is not None:
-      q_BTNH = rotary(q_BTNH, positions_BT, self.rotary_base)
-      kv = kv._replace(key=rotary(kv.key, positions_BT, self.rotary_base))
-    if cache is not None:
-      kv = KeyValue(*(
-          jax.lax.dynamic_update_slice_in_dim(old, new, cache_index, axis=1)
-          for old, new in zip(cache, kv)
-      ))
-    y_BTNH = attend(q_BTNH, kv, mask_BTS)
-    return proj.out(y_BTNH), kv
+    q_BTNH = rotary(q_BTNH, positions_BT, self.rotary_base)
+    kv = kv._replace(key=rotary(kv.key, positions_BT, self.rotary_base))
+    return proj.out(attend(q_BTNH, kv, mask_BTT))

@@ -109,13 +109,11 @@ class Embed(nn.Module):
 
   num_embeddings: int
   features: int
-  names: tuple[str | None, str | None] = ('vocab', 'embed')
-  init: Initializer = embedding_init
 
   def setup(self) -> None:
     self.table = self.param(
         'table',
-        partitioning.param(self.init, self.names),
+        partitioning.param(embedding_init, ('vocab', 'embed')),
         (self.num_embeddings, self.features),
     )
 

@@ -155,9 +155,8 @@ class EncoderBlock(nn.Module):
   ) -> jax.Array:
     config = self.config
     dropout = layers.Dropout(config.dropout_rate)
-    y_BLD, _ = attention.SelfAttention(
+    y_BLD = attention.SelfAttention(
         num_heads=config.num_heads,
-        num_kv_heads=config.num_heads,
         head_dim=config.embed_dim // config.num_heads,
         rotary_base=config.rotary_base,
         name='attention',
