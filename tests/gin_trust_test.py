@@ -1,5 +1,6 @@
 """Gin files that reach for more than models and data are refused."""
 
+import ast
 import os
 import pathlib
 import sys
@@ -7,6 +8,7 @@ import sys
 import gin
 import pytest
 
+from user_llm import gin_trust
 from user_llm import gin_utils
 from user_llm import main as main_lib
 
@@ -50,6 +52,9 @@ def _parse(folder, text, trust=False):
         'import os\n',
         _HEAD + 'from user_llm import main\n',
         _HEAD + 'from user_llm import gin_utils\n',
+        # They read other files, or start programs.
+        _HEAD + 'from user_llm import check\ncheck.check.trust = True\n',
+        _HEAD + 'from user_llm.pretrained import fetching\nX = 1\n',
         # Reached through a module that may be imported.
         _RUN + 'X = @training_run.pathlib.os.system()\n',
         _RUN + 'training_run.pathlib.os.mkdir.path = "imported"\nX = 1\n',
@@ -72,6 +77,17 @@ def test_refused(folder, text, monkeypatch):
   with pytest.raises(ValueError, match='--trust_gin'):
     _parse(folder, text)
   assert not (folder / 'imported').exists()
+
+
+def test_what_files_may_name_trusts_no_other_and_starts_nothing():
+  root = pathlib.Path(gin_trust.__file__).parent
+  for path in root.rglob('*.py'):
+    module = '.'.join(path.relative_to(root.parent).with_suffix('').parts)
+    if gin_trust._is_allowed(module):  # pylint: disable=protected-access
+      tree = ast.parse(path.read_text(encoding='utf-8'))
+      found = {x.arg for x in ast.walk(tree) if isinstance(x, ast.arg)}
+      found |= {x.name for x in ast.walk(tree) if isinstance(x, ast.alias)}
+      assert not found & {'trust', 'subprocess', 'runpy', 'gin'}, path
 
 
 def test_trusted(folder):

@@ -15,8 +15,18 @@ from typing import Any
 import gin
 
 PACKAGES = ('user_llm',)
-# They run other configs, and take the flag that lifts all this.
-_REFUSED = ('user_llm.main', 'user_llm.gin_utils', 'user_llm.gin_trust')
+# They run other configs, and take the flag that lifts all this; or they start
+# programs, lock, move and delete.
+_REFUSED = (
+    'user_llm.check',
+    'user_llm.checkpoint_files',
+    'user_llm.gin_trust',
+    'user_llm.gin_utils',
+    'user_llm.main',
+    'user_llm.pretrained.__main__',
+    'user_llm.pretrained.fetching',
+    'user_llm.runtime',
+)
 # What gin writes into the configs that it saves where files name
 # `gin.singleton`.
 _GIN = 'gin.config'
