@@ -71,12 +71,21 @@ class TrainingRun:
     try:
       self._train_on(start_step, state, identity)
     except bad_steps.TooManyInARow as error:
-      before = [s for s in self.checkpoints.steps() if s < error.first]
-      to_step = before[-1] if before else 0
-      self.rollbacks.add(to_step, error)
-      self.checkpoints.forget_after(to_step)
+      with watchdog.Watchdog(self.hang_secs):
+        self._go_back(error)
       return False
     return True
+
+  def _go_back(self, error: bad_steps.TooManyInARow) -> None:
+    steps = self.checkpoints.steps()
+    # Bad steps leave no trace: where all that is kept was saved among them, the
+    # first is as good.
+    before = [s for s in steps if s < error.first] or steps[:1]
+    to_step = before[-1] if before else 0
+    self.rollbacks.check_limit(error)
+    # Killed in between, it comes here again.
+    self.checkpoints.forget_after(to_step)
+    self.rollbacks.add(to_step, error)
 
   def _train_on(
       self,
