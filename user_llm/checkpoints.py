@@ -163,8 +163,9 @@ class Checkpoints:
   def forget_after(self, step: int) -> None:
     """Sets the steps after one aside: the run goes another way from there."""
     self.wait()
+    steps = self.steps()  # All processes ask, or process 0 would wait for them.
     if jax.process_index() == 0:
-      for later in self.steps():
+      for later in steps:
         if later > step:
           checkpoint_files.set_aside(self._folder(later), 'rolled-back')
     if jax.process_count() > 1:

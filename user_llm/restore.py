@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -160,10 +161,13 @@ def digest(params: Mapping[str, Any]) -> str:
   """16 hex digits of a SHA-256 over frozen parameters by path.
 
   A run that goes on elsewhere has the same: some devices hold them rounded.
+  All processes must ask: one after the other, they gather what they share.
   """
   sha = hashlib.sha256()
   for path, value in sorted(params.items()):
     sha.update(path.encode())
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+      value = multihost_utils.process_allgather(value, tiled=True)
     value = train_state.rounded(path, jax.device_get(value), jnp.bfloat16)
     sha.update(np.ascontiguousarray(value).tobytes())
   return sha.hexdigest()[:16]
