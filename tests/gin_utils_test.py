@@ -228,3 +228,17 @@ def test_only_a_changed_model_is_refused():
   assert '-user_llm.models.user_encoder.UserEncoder.width = 16' in str(error)
   assert '+user_llm.models.user_encoder.UserEncoder.width = 32' in str(error)
   assert 'names' not in str(error.value)
+
+
+def test_another_seed_or_batch_size_is_refused():
+  config = '''
+from user_llm import train
+SEED = 3
+train.train.seed = %SEED
+train.train.batch_size = 8
+train.train.hang_secs = 10
+'''
+  gin_utils.check_same_model(config, config.replace('= 10', '= 20'), 'W')
+  for old, new, name in (('= 3', '= 4', 'seed'), ('= 8', '= 16', 'batch_size')):
+    with pytest.raises(ValueError, match=rf'\+user_llm.train.train.{name} {new}'):
+      gin_utils.check_same_model(config, config.replace(old, new), 'W')

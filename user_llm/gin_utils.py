@@ -29,7 +29,13 @@ _KEY = re.compile(r'(?:(?P<scope>[\w/]+)/)?(?P<name>[A-Za-z_][\w.]*)')
 _MALFORMED = (SyntaxError, tokenize.TokenError, RecursionError, UnicodeError)
 _REQUIRED = '%gin.REQUIRED'
 # What a checkpoint depends on: a resumed run may not change it.
-_MODEL_PACKAGES = ('user_llm.models', 'user_llm.objectives')
+_MODEL_PACKAGES = (
+    'user_llm.models',
+    'user_llm.objectives',
+    # The position in the data and its order.
+    'user_llm.train.train.batch_size',
+    'user_llm.train.train.seed',
+)
 
 
 def load_config(
@@ -124,14 +130,14 @@ def check_same_model(old: str, new: str, workdir: str) -> None:
   ]
   if diff:
     raise ValueError(
-        f'{workdir} has checkpoints of another model (- then, + now):\n  '
+        f'{workdir} has checkpoints of another training (- then, + now):\n  '
         + '\n  '.join(diff)
         + '\nGive another --workdir, or the values it was trained with.'
     )
 
 
 def model_section(config: str) -> list[str]:
-  """The bindings of models and objectives in a config's text, macros resolved.
+  """What a checkpoint depends on in a config's text, macros resolved.
 
   Args:
     config: What `config_text` returned, here or in another process.
