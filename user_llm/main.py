@@ -7,12 +7,12 @@
 gin files bind the parameters of the entry functions; `--gin.NAME=VALUE` sets a
 macro of theirs. Exit code: 0 done, 2 user error (one message on stderr), 42
 stopped by SIGTERM or --deadline and saved, 43 no step for too long, 44 a loss
-that is not finite, 46 another process trains in the workdir, 137 out of memory,
-else a bug.
+that is not finite, 46 another process trains in the workdir, 47 one of several
+processes could not save, 137 out of memory, else a bug.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import importlib
 import os
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.debug or not user_errors.is_user_error(error):
       raise
     print(f'error: {user_errors.message(error)}', file=sys.stderr)
-    return lease.EXIT_CODE if isinstance(error, lease.InUseError) else 2
+    return getattr(error, 'exit_code', 2)
   except (MemoryError, RuntimeError) as error:
     if args.debug or not user_errors.is_out_of_memory(error):
       raise
