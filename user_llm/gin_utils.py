@@ -109,6 +109,11 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
     ) from None
 
 
+def bound(function: Callable[..., Any]) -> set[str]:
+  """The parameters that the parsed files set of what `configured` returned."""
+  return set(gin.get_bindings(function, resolve_references=False))
+
+
 def config_text() -> str:
   """All bindings, used or not, in a form that gin parses again."""
   return gin.config_str()

@@ -205,6 +205,11 @@ def _run(
       for name in ('workdir', 'dry_run', 'deadline', 'input', 'output')
       if hasattr(args, name)
   }
+  for name in gin_utils.bound(entry) & {*arguments, 'topology', 'check'}:
+    raise ValueError(
+        f'{args.mode}.{args.mode}.{name} is not for gin files: what is on the '
+        'command line decides, see --help.'
+    )
   is_train = args.mode == 'train'
   if is_train:
     from user_llm.runtime import hosts  # pylint: disable=g-import-not-at-top
@@ -217,10 +222,12 @@ def _run(
   with (
       _saved_config(workdir, gin_utils.config_text())
       if is_train and is_writer
-      else contextlib.nullcontext()
-  ):
-    entry(**arguments)
-  if not is_writer:
+      else contextlib.nullcontext(lambda: None)
+  ) as undo:
+    is_idle = entry(**arguments) is False
+    if is_idle:
+      undo()
+  if not is_writer or is_idle:
     return
   suffix = '' if is_train else f'.{args.mode}'
   _write(
@@ -266,19 +273,25 @@ def _check_resumable(workdir: pathlib.Path, config: str) -> None:
 
 
 @contextlib.contextmanager
-def _saved_config(workdir: pathlib.Path, config: str) -> Iterator[None]:
-  """Saves the config for the run, and undoes it if the run is refused."""
+def _saved_config(
+    workdir: pathlib.Path, config: str
+) -> Iterator[Callable[[], None]]:
+  """Saves the config for the run; undoes it if asked, or the run is refused."""
   path = workdir / 'config.gin'
   old_config = path.read_text() if path.is_file() else None
   _write(path, config)
+
+  def undo() -> None:
+    if old_config is None:
+      path.unlink(missing_ok=True)
+    else:
+      _write(path, old_config)
+
   try:
-    yield
+    yield undo
   except (ValueError, OSError) as error:
     if user_errors.is_user_error(error):
-      if old_config is None:
-        path.unlink(missing_ok=True)
-      else:
-        _write(path, old_config)
+      undo()
     raise
 
 

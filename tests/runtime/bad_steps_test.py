@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from user_llm import train as train_lib
 from user_llm import trainer as trainer_lib
 from user_llm.objectives import next_event
 from user_llm.runtime import bad_steps
+from user_llm.runtime import preemption
 from user_llm.runtime import spikes
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
@@ -242,6 +244,20 @@ def test_killed_while_it_goes_back(tiny_dataset, tmp_path, monkeypatch):
   train_lib.train(**arguments('run'))
   train_lib.train(**arguments('once'))
   _assert_same(_params(tmp_path / 'run'), _params(tmp_path / 'once'))
+
+
+def test_a_signal_while_it_goes_back(tiny_dataset, tmp_path, monkeypatch):
+  add = bad_steps.Rollbacks.add
+
+  def signalled(*args):
+    signal.raise_signal(signal.SIGTERM)
+    add(*args)
+
+  monkeypatch.setattr(bad_steps.Rollbacks, 'add', signalled)
+  with pytest.raises(SystemExit) as stop:
+    train_lib.train(**_arguments(tiny_dataset, tmp_path))
+  assert stop.value.code == preemption.EXIT_CODE
+  assert checkpoints_lib.Checkpoints(str(tmp_path)).steps() == [4, 5]
 
 
 def test_it_goes_back_only_so_often(tiny_dataset, tmp_path):
