@@ -91,34 +91,34 @@ def test_what_files_may_name_trusts_no_other_and_starts_nothing():
 
 
 def test_trusted(folder):
-  _parse(folder, _HEAD + 'import evil_module\nX = 3\n', trust=True)
+  _parse(folder, _HEAD + 'import evil_module\nSEED = 3\n', trust=True)
   assert (folder / 'imported').is_dir()
 
 
 def test_one_trusted_file_is_no_other(folder):
-  _parse(folder, _RUN + 'X = @training_run.pathlib.Path()\n', trust=True)
+  _parse(folder, _RUN + 'SEED = @training_run.pathlib.Path()\n', trust=True)
   gin.clear_config()
   with pytest.raises(ValueError, match='names training_run.pathlib.PurePath'):
-    _parse(folder, _RUN + 'X = @training_run.pathlib.PurePath()\n')
+    _parse(folder, _RUN + 'SEED = @training_run.pathlib.PurePath()\n')
 
 
 def test_a_saved_config_is_read_again(folder):
-  _parse(folder, _RUN + 'X = @a/gin.singleton()\n')
+  _parse(folder, _RUN + 'SEED = @a/gin.singleton()\n')
   text = gin_utils.config_text()
   assert 'from gin import config' in text
   gin.clear_config()
   _parse(folder, text)
-  assert gin_utils.parsed_bindings()['X'] == '@a/config.singleton()'
+  assert gin_utils.parsed_bindings()['SEED'] == '@a/config.singleton()'
 
 
 def test_includes(folder):
   inside, outside = folder / 'paths' / 'in.gin', folder / 'out.gin'
   for path in (inside, outside):
-    path.write_text('NAME = 3\n')
+    path.write_text('SEED = 3\n')
   for name in ('in.gin', str(inside), '../paths/in.gin'):
     gin.clear_config()
     _parse(folder, f"include '{name}'\n")
-    assert gin.query_parameter('%NAME') == 3
+    assert gin.query_parameter('%SEED') == 3
   os.symlink(outside, folder / 'paths' / 'link.gin')
   for name in (str(outside), '../out.gin', 'link.gin', '/etc/passwd'):
     gin.clear_config()
@@ -138,7 +138,7 @@ def test_endless_files(folder):
 
 
 def test_the_command_line(folder, capsys):
-  text = _HEAD + 'import evil_module\nX = %gin.REQUIRED\n'
+  text = _HEAD + 'import evil_module\nSEED = %gin.REQUIRED\n'
   (folder / 'x.gin').write_text(text)
   flags = [
       'train', f'--gin_file={folder / "x.gin"}', f'--workdir={folder / "work"}'
@@ -150,7 +150,7 @@ def test_the_command_line(folder, capsys):
   gin.clear_config()
   assert main_lib.main([*flags, '--trust_gin']) == 2
   assert (folder / 'imported').exists()
-  assert 'Add --gin.X=' in capsys.readouterr().err
+  assert 'Add --gin.SEED=' in capsys.readouterr().err
   assert not (folder / 'work').exists()
 
 

@@ -16,7 +16,7 @@ class Encoder:
   rate: float = 0.5
 
 def train(*, workdir, model=None, steps=1, learning_rate=1.0, name='', dims=(),
-          flag=False):
+          flag=False, limit=None):
   return dict(workdir=workdir, model=model, steps=steps, name=name, dims=dims,
               learning_rate=learning_rate, flag=flag)
 '''
@@ -31,6 +31,7 @@ DIMS = (1, 2)
 FLAG = False
 WIDTH = 16
 MAX_LENGTH = None
+gin_stub_library.train.limit = %MAX_LENGTH
 gin_stub_library.train.model = @big/gin_stub_library.Encoder()
 gin_stub_library.train.steps = %NUM_STEPS
 gin_stub_library.train.learning_rate = %LEARNING_RATE
@@ -131,6 +132,10 @@ def test_missing_file(folder):
         ('gin_stub_library.train.name = %NAMES', 'Did you mean NAME?'),
         ('import no_such_module', 'no_such_module'),
         ('nothing.train.x = 3', 'nothing'),
+        ('NUM_STEP = 3', 'run.gin: `NUM_STEP = 3`: no gin file reads the macro '),
+        ('NUM_STEP = 3', 'NUM_STEP. Did you mean NUM_STEPS'),
+        ('bgi/gin_stub_library.Encoder:\n  width = 3', "the scope 'bgi'"),
+        ('bgi/gin_stub_library.Encoder.width = 3', "scope 'bgi'. Did you mean"),
     ],
 )
 def test_malformed_file(folder, lines, message):
@@ -142,7 +147,8 @@ def test_malformed_file(folder, lines, message):
 
 
 def test_required_macro(folder):
-  text = _RUN.replace("'base'", '%gin.REQUIRED') + 'PATH = %gin.REQUIRED\n'
+  text = _RUN.replace("'base'", '%gin.REQUIRED')
+  text = text.replace('MAX_LENGTH', 'PATH').replace('None', '%gin.REQUIRED')
   (folder / 'run.gin').write_text(text)
   with pytest.raises(ValueError) as error:
     _run(folder)

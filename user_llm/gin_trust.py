@@ -77,12 +77,17 @@ class _GuardedContext(gin.config.ParseContext):
 
 
 @contextlib.contextmanager
-def guarded(search_paths: Sequence[str], trust: bool) -> Iterator[None]:
+def guarded(
+    search_paths: Sequence[str], trust: bool
+) -> Iterator[dict[str, str]]:
   """Within it, gin reads files only in the search paths, and strictly.
 
   Args:
     search_paths: Where files may lie, besides the working directory.
     trust: Whether they may import and name anything.
+
+  Yields:
+    The texts of the files that were read until then, by path.
 
   Raises:
     Refused: within, where a file reaches for more than it may.
@@ -90,6 +95,7 @@ def guarded(search_paths: Sequence[str], trust: bool) -> Iterator[None]:
   # pylint: disable=protected-access
   kept = gin.config.ParseContext, list(gin.config._FILE_READERS)
   open_files: list[str] = []
+  texts: dict[str, str] = {}
   roots = [os.path.realpath(path) for path in ('.', *search_paths)]
 
   @contextlib.contextmanager
@@ -110,6 +116,7 @@ def guarded(search_paths: Sequence[str], trust: bool) -> Iterator[None]:
       text = pathlib.Path(real).read_text(encoding='utf-8')
     except UnicodeDecodeError as error:
       raise Refused(f'{path} is no text in UTF-8 ({error}).') from None
+    texts[path] = text
     file = io.StringIO(text)
     file.name = path  # For gin's messages.
     open_files.append(real)
@@ -122,6 +129,6 @@ def guarded(search_paths: Sequence[str], trust: bool) -> Iterator[None]:
     gin.config.ParseContext = _GuardedContext
   gin.config._FILE_READERS[:] = [(reader, os.path.isfile)]
   try:
-    yield
+    yield texts
   finally:
     gin.config.ParseContext, gin.config._FILE_READERS[:] = kept
