@@ -9,6 +9,7 @@ HUNG = 43
 NOT_FINITE = 44
 NO_PROGRESS = 45
 IN_USE = 46
+UNSAVED = 47
 # A job that saves nothing new is restarted this often.
 MAX_RESTARTS_WITHOUT_PROGRESS = 3
 
@@ -23,6 +24,7 @@ _MEANINGS = {
         f'no new checkpoint in {MAX_RESTARTS_WITHOUT_PROGRESS} restarts'
     ),
     IN_USE: 'another process trains in the workdir; see the message',
+    UNSAVED: 'a checkpoint could not be saved; see the message',
 }
 
 
@@ -31,7 +33,7 @@ def is_retried(code: int) -> bool:
 
   From 128 on it was ended by a signal: the machine's fault, or memory.
   """
-  return code in (PREEMPTED, HUNG, IN_USE) or code >= 128
+  return code in (PREEMPTED, HUNG, IN_USE, UNSAVED) or code >= 128
 
 
 RETRIED = tuple(code for code in range(1, 256) if is_retried(code))

@@ -7,12 +7,14 @@ import pytest
 
 import fixtures
 import small_run
+from user_llm import checkpoint_files
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import optimizers
 from user_llm import partitioning
 from user_llm import restore
 from user_llm import train_state
 from user_llm import trainer as trainer_lib
+from user_llm.runtime import lease
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
 
@@ -305,6 +307,31 @@ def test_what_does_not_fit_is_found_before_anything_is_computed(
   trainer = _trainer(tiny_dataset, trainable=('user_encoder/heads',))
   with pytest.raises(ValueError, match='does not fit MODEL'):
     _restored(trainer, tiny_dataset, trained[0], [source])
+
+
+def test_a_source_that_is_gone(tiny_dataset, trained):
+  """All that it gave is in the checkpoint now."""
+  gone = restore.InitFrom(path='gone', prefix='user_encoder')
+  state, _ = _restored(
+      _trainer(tiny_dataset), tiny_dataset, trained[0], [gone]
+  )
+  assert int(state.step) == 3
+
+
+def test_a_source_is_not_deleted_while_it_is_read(trained, monkeypatch):
+  folder, states = trained
+  pinned = []
+
+  def load_params(self, step):
+    path = self._folder(step)  # pylint: disable=protected-access
+    pinned.append(lease.is_pinned(checkpoint_files.pin_file(path)))
+    return original(self, step)
+
+  original = checkpoints_lib.Checkpoints.load_params
+  monkeypatch.setattr(checkpoints_lib.Checkpoints, 'load_params', load_params)
+  source = restore.InitFrom(path=str(folder), prefix='user_encoder')
+  source.load(train_state.flatten(states[3].trainable), _IDENTITY)
+  assert pinned == [True]
 
 
 def test_another_choice_of_what_trains(tiny_dataset, trained):

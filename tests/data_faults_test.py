@@ -166,5 +166,5 @@ def test_another_model(run, capsys):
   assert _main(folder, 'evaluate', '--gin.DECODER_MLP_DIM=24') == 2
   error = capsys.readouterr().err
   assert 'does not fit MODEL' in error and 'Traceback' not in error
-  rows = [line.split('  ') for line in error.splitlines() if '24' in line]
+  rows = [line.split('  ') for line in error.splitlines() if ' 24)' in line]
   assert rows and all('decoder/' in ''.join(row) for row in rows)

@@ -1,5 +1,6 @@
 """Gin files that reach for more than models and data are refused."""
 
+import ast
 import os
 import pathlib
 import sys
@@ -7,6 +8,7 @@ import sys
 import gin
 import pytest
 
+from user_llm import gin_trust
 from user_llm import gin_utils
 from user_llm import main as main_lib
 
@@ -50,6 +52,9 @@ def _parse(folder, text, trust=False):
         'import os\n',
         _HEAD + 'from user_llm import main\n',
         _HEAD + 'from user_llm import gin_utils\n',
+        # They read other files, or start programs.
+        _HEAD + 'from user_llm import check\ncheck.check.trust = True\n',
+        _HEAD + 'from user_llm.pretrained import fetching\nX = 1\n',
         # Reached through a module that may be imported.
         _RUN + 'X = @training_run.pathlib.os.system()\n',
         _RUN + 'training_run.pathlib.os.mkdir.path = "imported"\nX = 1\n',
@@ -74,35 +79,46 @@ def test_refused(folder, text, monkeypatch):
   assert not (folder / 'imported').exists()
 
 
+def test_what_files_may_name_trusts_no_other_and_starts_nothing():
+  root = pathlib.Path(gin_trust.__file__).parent
+  for path in root.rglob('*.py'):
+    module = '.'.join(path.relative_to(root.parent).with_suffix('').parts)
+    if gin_trust._is_allowed(module):  # pylint: disable=protected-access
+      tree = ast.parse(path.read_text(encoding='utf-8'))
+      found = {x.arg for x in ast.walk(tree) if isinstance(x, ast.arg)}
+      found |= {x.name for x in ast.walk(tree) if isinstance(x, ast.alias)}
+      assert not found & {'trust', 'subprocess', 'runpy', 'gin'}, path
+
+
 def test_trusted(folder):
-  _parse(folder, _HEAD + 'import evil_module\nX = 3\n', trust=True)
+  _parse(folder, _HEAD + 'import evil_module\nSEED = 3\n', trust=True)
   assert (folder / 'imported').is_dir()
 
 
 def test_one_trusted_file_is_no_other(folder):
-  _parse(folder, _RUN + 'X = @training_run.pathlib.Path()\n', trust=True)
+  _parse(folder, _RUN + 'SEED = @training_run.pathlib.Path()\n', trust=True)
   gin.clear_config()
   with pytest.raises(ValueError, match='names training_run.pathlib.PurePath'):
-    _parse(folder, _RUN + 'X = @training_run.pathlib.PurePath()\n')
+    _parse(folder, _RUN + 'SEED = @training_run.pathlib.PurePath()\n')
 
 
 def test_a_saved_config_is_read_again(folder):
-  _parse(folder, _RUN + 'X = @a/gin.singleton()\n')
+  _parse(folder, _RUN + 'SEED = @a/gin.singleton()\n')
   text = gin_utils.config_text()
   assert 'from gin import config' in text
   gin.clear_config()
   _parse(folder, text)
-  assert gin_utils.parsed_bindings()['X'] == '@a/config.singleton()'
+  assert gin_utils.parsed_bindings()['SEED'] == '@a/config.singleton()'
 
 
 def test_includes(folder):
   inside, outside = folder / 'paths' / 'in.gin', folder / 'out.gin'
   for path in (inside, outside):
-    path.write_text('NAME = 3\n')
+    path.write_text('SEED = 3\n')
   for name in ('in.gin', str(inside), '../paths/in.gin'):
     gin.clear_config()
     _parse(folder, f"include '{name}'\n")
-    assert gin.query_parameter('%NAME') == 3
+    assert gin.query_parameter('%SEED') == 3
   os.symlink(outside, folder / 'paths' / 'link.gin')
   for name in (str(outside), '../out.gin', 'link.gin', '/etc/passwd'):
     gin.clear_config()
@@ -122,7 +138,7 @@ def test_endless_files(folder):
 
 
 def test_the_command_line(folder, capsys):
-  text = _HEAD + 'import evil_module\nX = %gin.REQUIRED\n'
+  text = _HEAD + 'import evil_module\nSEED = %gin.REQUIRED\n'
   (folder / 'x.gin').write_text(text)
   flags = [
       'train', f'--gin_file={folder / "x.gin"}', f'--workdir={folder / "work"}'
@@ -134,7 +150,7 @@ def test_the_command_line(folder, capsys):
   gin.clear_config()
   assert main_lib.main([*flags, '--trust_gin']) == 2
   assert (folder / 'imported').exists()
-  assert 'Add --gin.X=' in capsys.readouterr().err
+  assert 'Add --gin.SEED=' in capsys.readouterr().err
   assert not (folder / 'work').exists()
 
 

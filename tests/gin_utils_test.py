@@ -16,7 +16,7 @@ class Encoder:
   rate: float = 0.5
 
 def train(*, workdir, model=None, steps=1, learning_rate=1.0, name='', dims=(),
-          flag=False):
+          flag=False, limit=None):
   return dict(workdir=workdir, model=model, steps=steps, name=name, dims=dims,
               learning_rate=learning_rate, flag=flag)
 '''
@@ -31,6 +31,7 @@ DIMS = (1, 2)
 FLAG = False
 WIDTH = 16
 MAX_LENGTH = None
+gin_stub_library.train.limit = %MAX_LENGTH
 gin_stub_library.train.model = @big/gin_stub_library.Encoder()
 gin_stub_library.train.steps = %NUM_STEPS
 gin_stub_library.train.learning_rate = %LEARNING_RATE
@@ -155,6 +156,10 @@ def test_missing_file(folder):
         ('gin_stub_library.train.name = %NAMES', 'Did you mean NAME?'),
         ('import no_such_module', 'no_such_module'),
         ('nothing.train.x = 3', 'nothing'),
+        ('NUM_STEP = 3', 'run.gin: `NUM_STEP = 3`: no gin file reads the macro '),
+        ('NUM_STEP = 3', 'NUM_STEP. Did you mean NUM_STEPS'),
+        ('bgi/gin_stub_library.Encoder:\n  width = 3', "the scope 'bgi'"),
+        ('bgi/gin_stub_library.Encoder.width = 3', "scope 'bgi'. Did you mean"),
     ],
 )
 def test_malformed_file(folder, lines, message):
@@ -166,7 +171,8 @@ def test_malformed_file(folder, lines, message):
 
 
 def test_required_macro(folder):
-  text = _RUN.replace("'base'", '%gin.REQUIRED') + 'PATH = %gin.REQUIRED\n'
+  text = _RUN.replace("'base'", '%gin.REQUIRED')
+  text = text.replace('MAX_LENGTH', 'PATH').replace('None', '%gin.REQUIRED')
   (folder / 'run.gin').write_text(text)
   with pytest.raises(ValueError) as error:
     _run(folder)
@@ -252,3 +258,17 @@ def test_only_a_changed_model_is_refused():
   assert '-user_llm.models.user_encoder.UserEncoder.width = 16' in str(error)
   assert '+user_llm.models.user_encoder.UserEncoder.width = 32' in str(error)
   assert 'names' not in str(error.value)
+
+
+def test_another_seed_or_batch_size_is_refused():
+  config = '''
+from user_llm import train
+SEED = 3
+train.train.seed = %SEED
+train.train.batch_size = 8
+train.train.hang_secs = 10
+'''
+  gin_utils.check_same_model(config, config.replace('= 10', '= 20'), 'W')
+  for old, new, name in (('= 3', '= 4', 'seed'), ('= 8', '= 16', 'batch_size')):
+    with pytest.raises(ValueError, match=rf'\+.*train.train.{name} {new}'):
+      gin_utils.check_same_model(config, config.replace(old, new), 'W')

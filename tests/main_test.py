@@ -24,6 +24,10 @@ def train(
     *, workdir, dry_run=False, topology=None, deadline=None, steps=1, model=None,
     fail=None,
 ):
+  if fail == 'idle':
+    return False
+  if fail == 'read-only':
+    raise OSError(30, 'Read-only file system')
   if deadline is not None:
     print('seconds left:', deadline - time.monotonic())
   if fail == 'memory':
@@ -154,6 +158,8 @@ def test_infer_reads_a_workdir_that_cannot_be_written(
         ('--gin_file=runs/infer.gin', 'Add --gin.STEPS=...'),
         ('--gin.FAIL="user"', 'STEPS must be positive'),
         ('--gin.FAIL="os"', 'missing/x'),
+        ('--gin.FAIL="read-only"', 'Read-only file system'),
+        ('--gin.main_stub_library.train.dry_run=True', 'is not for gin files'),
     ],
 )
 def test_user_errors(folder, capsys, flag, message):
@@ -202,6 +208,14 @@ def test_a_refused_run_leaves_the_old_config(folder):
   assert _main(folder, 'train', '--gin.STEPS=7') == 0
   assert _main(folder, 'train', '--gin.FAIL="user"') == 2
   assert 'STEPS = 7' in (folder / 'work' / 'config.gin').read_text()
+
+
+def test_a_run_with_nothing_to_do_keeps_its_configs(folder):
+  assert _main(folder, 'train', '--gin.STEPS=7') == 0
+  files = [folder / 'work' / f'{name}config.gin' for name in ('', 'operative_')]
+  before = [file.read_text() for file in files]
+  assert _main(folder, 'train', '--gin.FAIL="idle"', '--gin.STEPS=8') == 0
+  assert [file.read_text() for file in files] == before
 
 
 def test_resume_with_another_model_is_refused(folder, capsys):

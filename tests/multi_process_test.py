@@ -17,7 +17,8 @@ from user_llm.data import pipeline
 from user_llm.runtime import host_batches
 
 _STEPS = 6
-# Of 24 users the last batch has fewer, and some hosts have none of them.
+# Of 24 users the last batch has fewer, and some hosts have none of them. What
+# is frozen lies on all hosts.
 _ENCODER = f'''
 from __gin__ import dynamic_registration
 from user_llm import evaluator
@@ -26,6 +27,7 @@ NUM_STEPS = {_STEPS}
 WARMUP_STEPS = 2
 LOG_EVERY_STEPS = 1
 SAVE_EVERY_STEPS = 3
+TRAINABLE = ('!.*/mlp/', '.*')
 evaluator.RankingEvaluator.batch_size = 13
 '''
 _REVIEWS = small_user_llm.REVIEWS + '''
@@ -72,6 +74,19 @@ for order, model in (
 first = jax.process_index() == 0
 assert hosts.agreed([3, 8, 12] if first else [8]) == [3, 8, 12]
 assert hosts.agreed([] if first else [8]) == []
+'''
+# The run goes back to a checkpoint.
+_BACK = '''
+from user_llm import checkpoints, train_state
+everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+number = lambda n: jax.device_put(np.float32(n), everywhere)
+with checkpoints.Checkpoints(FOLDER, keep=3) as saved:
+  for step in (1, 2, 3):
+    params = {'x': number(step)}
+    state = train_state.TrainState(number(step), params, {}, params, number(0))
+    saved.save(state, {})
+  saved.forget_after(1)
+  assert saved.steps() == [1]
 '''
 
 
@@ -131,10 +146,11 @@ def _run(tmp_path_factory, tiny_dataset, tiny_weights, reviews):
     if num_processes == 1:
       commands = commands[:-2]  # It would not be refused.
     two = num_processes == 2
+    back = _BACK.replace('FOLDER', repr(str(folder / 'back')))
     return processes.Group(
         folder=str(folder),
         commands=commands,
-        code=_ANY_MESH if two else '',
+        code=_ANY_MESH + back if two else '',
         num_processes=num_processes,
         num_devices=2 if two else 1,
     )

@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 import small_run
+from launch import exit_codes
 from user_llm import checkpoint_files
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import main as main_lib
@@ -115,6 +116,17 @@ def test_saves_that_go_on_failing(tiny_dataset, tmp_path, monkeypatch):
     _train(tiny_dataset, tmp_path, num_steps=60)
   assert _steps(tmp_path) == [4]
   assert not (tmp_path / training_run.DONE_FILE).exists()
+
+
+def test_one_of_several_processes_cannot_save(
+    tiny_dataset, tmp_path, monkeypatch
+):
+  """It ends with a code that `launch` tries again."""
+  checkpoints = checkpoints_lib.Checkpoints(str(tmp_path))
+  monkeypatch.setattr(checkpoints_lib.jax, 'process_count', lambda: 2)
+  with pytest.raises(checkpoints_lib.UnsavedError, match='step 3') as error:
+    checkpoints._fail(3, 'full')  # pylint: disable=protected-access
+  assert exit_codes.is_retried(error.value.exit_code)
 
 
 def test_a_workdir_that_vanishes(tiny_dataset, tmp_path, monkeypatch):

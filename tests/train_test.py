@@ -15,6 +15,7 @@ from user_llm import partitioning
 from user_llm import restore
 from user_llm import train as train_lib
 from user_llm import trainer as trainer_lib
+from user_llm import training_run
 from user_llm.data import pipeline
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
@@ -170,6 +171,32 @@ def test_stopped_before_the_last_evaluation(
   name = 'eval/tiny_events/12-validation.json'
   assert (tmp_path / name).read_text() == (finished / name).read_text()
   assert _metrics(tmp_path, 'train/loss') == _metrics(finished, 'train/loss')
+
+
+def test_killed_in_an_evaluation_and_after_the_last(
+    finished, tiny_dataset, tmp_path, monkeypatch
+):
+  """The step is saved before; each evaluation is there once."""
+  arguments = small_run.arguments(tiny_dataset, tmp_path, eval_every_steps=5)
+
+  def broken(*args, **kwargs):
+    raise KeyboardInterrupt
+
+  for owner, name in (
+      (evaluator.RankingEvaluator, 'evaluate'), (training_run, '_write_end')
+  ):
+    with monkeypatch.context() as context:
+      context.setattr(owner, name, broken)
+      with pytest.raises(KeyboardInterrupt):
+        train_lib.train(**arguments)
+    step = checkpoints.Checkpoints(str(tmp_path)).steps()[-1]
+    assert step == (5 if name == 'evaluate' else 12)
+  train_lib.train(**arguments)
+  key = 'eval/tiny_events/encoder_head/mrr@10/all'
+  text = (tmp_path / 'metrics.jsonl').read_text()
+  rows = [row for row in map(json.loads, text.splitlines()) if key in row]
+  assert [row['step'] for row in rows] == [5, 10, 12]
+  assert rows[-1][key] == _metrics(finished, key)[12]
 
 
 @pytest.fixture(name='one_device')

@@ -29,6 +29,14 @@ _FOLDER = 'checkpoints'
 _POLL_SECS = 0.01
 # A run whose checkpoints fail so often in a row ends.
 _MAX_FAILURES = 3
+# Of a process of several that cannot save: started again, all go on together.
+EXIT_CODE = 47
+
+
+class UnsavedError(ValueError):
+  """One process of several cannot save; started again they may."""
+
+  exit_code = EXIT_CODE
 
 
 def _warn(text: str) -> None:
@@ -45,7 +53,8 @@ class Checkpoints:
 
   A save that fails is told at the next step and tried again there; the run ends
   when several in a row have failed, or if it ends without having saved. Several
-  processes end at once, and start again: they cannot agree on more.
+  processes end at once, with an exit code after which `launch` starts them
+  again: they cannot agree on more.
 
   Args:
     workdir: They are in its folder `checkpoints`.
@@ -163,8 +172,9 @@ class Checkpoints:
   def forget_after(self, step: int) -> None:
     """Sets the steps after one aside: the run goes another way from there."""
     self.wait()
+    steps = self.steps()  # All processes ask, or process 0 would wait for them.
     if jax.process_index() == 0:
-      for later in self.steps():
+      for later in steps:
         if later > step:
           checkpoint_files.set_aside(self._folder(later), 'rolled-back')
     if jax.process_count() > 1:
@@ -185,6 +195,7 @@ class Checkpoints:
 
     Raises:
       ValueError: it is the last of several failures in a row.
+      UnsavedError: it is one, and other processes wait for this one.
     """
     if self._manager is None:
       self._manager = self._open(create=True)
@@ -255,8 +266,11 @@ class Checkpoints:
         f'The checkpoint {"" if step is None else f"of step {step} "}could not '
         f'be saved: {why}.'
     )
-    if jax.process_count() > 1 or self._failures >= _MAX_FAILURES:
-      raise ValueError(f'{self._failure} Those before are as they were.')
+    message = f'{self._failure} Those before are as they were.'
+    if jax.process_count() > 1:
+      raise UnsavedError(message)
+    if self._failures >= _MAX_FAILURES:
+      raise ValueError(message)
     if is_new or counts:
       _warn(f'{self._failure} It is tried again at every step.')
     with contextlib.suppress(Exception):

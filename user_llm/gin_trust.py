@@ -15,8 +15,18 @@ from typing import Any
 import gin
 
 PACKAGES = ('user_llm',)
-# They run other configs, and take the flag that lifts all this.
-_REFUSED = ('user_llm.main', 'user_llm.gin_utils', 'user_llm.gin_trust')
+# They run other configs, and take the flag that lifts all this; or they start
+# programs, lock, move and delete.
+_REFUSED = (
+    'user_llm.check',
+    'user_llm.checkpoint_files',
+    'user_llm.gin_trust',
+    'user_llm.gin_utils',
+    'user_llm.main',
+    'user_llm.pretrained.__main__',
+    'user_llm.pretrained.fetching',
+    'user_llm.runtime',
+)
 # What gin writes into the configs that it saves where files name
 # `gin.singleton`.
 _GIN = 'gin.config'
@@ -67,12 +77,17 @@ class _GuardedContext(gin.config.ParseContext):
 
 
 @contextlib.contextmanager
-def guarded(search_paths: Sequence[str], trust: bool) -> Iterator[None]:
+def guarded(
+    search_paths: Sequence[str], trust: bool
+) -> Iterator[dict[str, str]]:
   """Within it, gin reads files only in the search paths, and strictly.
 
   Args:
     search_paths: Where files may lie, besides the working directory.
     trust: Whether they may import and name anything.
+
+  Yields:
+    The texts of the files that were read until then, by path.
 
   Raises:
     Refused: within, where a file reaches for more than it may.
@@ -80,6 +95,7 @@ def guarded(search_paths: Sequence[str], trust: bool) -> Iterator[None]:
   # pylint: disable=protected-access
   kept = gin.config.ParseContext, list(gin.config._FILE_READERS)
   open_files: list[str] = []
+  texts: dict[str, str] = {}
   roots = [os.path.realpath(path) for path in ('.', *search_paths)]
 
   @contextlib.contextmanager
@@ -100,6 +116,7 @@ def guarded(search_paths: Sequence[str], trust: bool) -> Iterator[None]:
       text = pathlib.Path(real).read_text(encoding='utf-8')
     except UnicodeDecodeError as error:
       raise Refused(f'{path} is no text in UTF-8 ({error}).') from None
+    texts[path] = text
     file = io.StringIO(text)
     file.name = path  # For gin's messages.
     open_files.append(real)
@@ -112,6 +129,6 @@ def guarded(search_paths: Sequence[str], trust: bool) -> Iterator[None]:
     gin.config.ParseContext = _GuardedContext
   gin.config._FILE_READERS[:] = [(reader, os.path.isfile)]
   try:
-    yield
+    yield texts
   finally:
     gin.config.ParseContext, gin.config._FILE_READERS[:] = kept

@@ -4,7 +4,7 @@ gin itself accepts a misspelt macro, a misspelt scope and a value of another
 type on the command line, and runs with something else than was asked for.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import difflib
 import os
@@ -29,7 +29,13 @@ _KEY = re.compile(r'(?:(?P<scope>[\w/]+)/)?(?P<name>[A-Za-z_][\w.]*)')
 _MALFORMED = (SyntaxError, tokenize.TokenError, RecursionError, UnicodeError)
 _REQUIRED = '%gin.REQUIRED'
 # What a checkpoint depends on: a resumed run may not change it.
-_MODEL_PACKAGES = ('user_llm.models', 'user_llm.objectives')
+_MODEL_PACKAGES = (
+    'user_llm.models',
+    'user_llm.objectives',
+    # The position in the data and its order.
+    'user_llm.train.train.batch_size',
+    'user_llm.train.train.seed',
+)
 
 
 def load_config(
@@ -48,9 +54,10 @@ def load_config(
     trust: Whether files may import and name anything; see `gin_trust`.
 
   Raises:
-    ValueError: A file is missing or malformed, an override names a macro, scope
-      or parameter that no file knows or has another type than the file's value,
-      a required macro is not set, or a value has not its parameter's type.
+    ValueError: A file is missing or malformed, or sets a macro or a scope that
+      no file reads, an override names a macro, scope or parameter that no file
+      knows or has another type than the file's value, a required macro is not
+      set, or a value has not its parameter's type.
   """
   parse_files(gin_files, search_paths, trust)
   for override in overrides:
@@ -70,12 +77,15 @@ def parse_files(
   """The first part of `load_config`: what is required may still be missing."""
   paths = [*search_paths, str(DEFAULT_SEARCH_PATH)]
   set_search_paths(paths)
+  texts: dict[str, str] = {}
   for gin_file in gin_files:
     path = _find(gin_file, paths)
     with _user_errors(f'--gin_file={gin_file}'), gin_trust.guarded(
         paths, trust
-    ):
+    ) as found:
       gin.parse_config_file(str(path))
+    texts |= found
+  _check_names(texts, paths)
 
 
 def clear() -> None:
@@ -104,6 +114,11 @@ def configured(function: Callable[..., Any]) -> Callable[..., Any]:
     ) from None
 
 
+def bound(function: Callable[..., Any]) -> set[str]:
+  """The parameters that the parsed files set of what `configured` returned."""
+  return set(gin.get_bindings(function, resolve_references=False))
+
+
 def config_text() -> str:
   """All bindings, used or not, in a form that gin parses again."""
   return gin.config_str()
@@ -125,14 +140,14 @@ def check_same_model(old: str, new: str, workdir: str) -> None:
   ]
   if diff:
     raise ValueError(
-        f'{workdir} has checkpoints of another model (- then, + now):\n  '
+        f'{workdir} has checkpoints of another training (- then, + now):\n  '
         + '\n  '.join(diff)
         + '\nGive another --workdir, or the values it was trained with.'
     )
 
 
 def model_section(config: str) -> list[str]:
-  """The bindings of models and objectives in a config's text, macros resolved.
+  """What a checkpoint depends on in a config's text, macros resolved.
 
   Args:
     config: What `config_text` returned, here or in another process.
@@ -221,6 +236,47 @@ def _raised_by_gin(error: Exception) -> bool:
 
 def _macros() -> list[str]:
   return [key for key in parsed_bindings() if '.' not in key and '/' not in key]
+
+
+def _check_names(texts: Mapping[str, str], paths: Sequence[str]) -> None:
+  """Raises where a file sets a macro, or in a scope, that no file reads.
+
+  Args:
+    texts: The files that were parsed, by path.
+    paths: Whose files count too: what one mode sets, another may read.
+  """
+  others = [
+      path.read_text(encoding='utf-8', errors='replace')
+      for root in paths
+      for path in pathlib.Path(root).rglob('*.gin')
+      if path.is_file()
+  ]
+  known = ' '.join(
+      line
+      for text in (*texts.values(), *others)
+      for line in gin_text.statements(text)
+  )
+  macros = set(re.findall(r'%([A-Za-z_]\w*)', known))
+  found = re.findall(r'@([\w/]+)/[\w.]+', known)
+  scopes = {part for scope in found for part in scope.split('/')}
+  for path, text in texts.items():
+    if pathlib.Path(path).name == CONFIG_FILE:
+      continue  # Of a run; another version may have read more.
+    for line in gin_text.statements(text):
+      match = re.match(_KEY.pattern + r'\s*[=:]', line)
+      if not match:
+        continue
+      for scope in (match['scope'] or '').split('/'):
+        if scope and scope not in scopes:
+          raise ValueError(
+              f'{path}: `{line}`: no gin file uses the scope {scope!r}.'
+              + _did_you_mean(scope, scopes)
+          )
+      if '.' not in match['name'] and match['name'] not in macros:
+        raise ValueError(
+            f'{path}: `{line}`: no gin file reads the macro {match["name"]}.'
+            + _did_you_mean(match['name'], macros)
+        )
 
 
 def _check_required() -> None:

@@ -7,12 +7,12 @@
 gin files bind the parameters of the entry functions; `--gin.NAME=VALUE` sets a
 macro of theirs. Exit code: 0 done, 2 user error (one message on stderr), 42
 stopped by SIGTERM or --deadline and saved, 43 no step for too long, 44 a loss
-that is not finite, 46 another process trains in the workdir, 137 out of memory,
-else a bug.
+that is not finite, 46 another process trains in the workdir, 47 one of several
+processes could not save, 137 out of memory, else a bug.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import importlib
 import os
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.debug or not user_errors.is_user_error(error):
       raise
     print(f'error: {user_errors.message(error)}', file=sys.stderr)
-    return lease.EXIT_CODE if isinstance(error, lease.InUseError) else 2
+    return getattr(error, 'exit_code', 2)
   except (MemoryError, RuntimeError) as error:
     if args.debug or not user_errors.is_out_of_memory(error):
       raise
@@ -206,6 +206,11 @@ def _run(
       for name in ('workdir', 'dry_run', 'deadline', 'input', 'output')
       if hasattr(args, name)
   }
+  for name in gin_utils.bound(entry) & {*arguments, 'topology', 'check'}:
+    raise ValueError(
+        f'{args.mode}.{args.mode}.{name} is not for gin files: what is on the '
+        'command line decides, see --help.'
+    )
   is_train = args.mode == 'train'
   if is_train:
     from user_llm.runtime import hosts  # pylint: disable=g-import-not-at-top
@@ -218,10 +223,12 @@ def _run(
   with (
       _saved_config(workdir, gin_utils.config_text())
       if is_train and is_writer
-      else contextlib.nullcontext()
-  ):
-    entry(**arguments)
-  if not is_writer:
+      else contextlib.nullcontext(lambda: None)
+  ) as undo:
+    is_idle = entry(**arguments) is False
+    if is_idle:
+      undo()
+  if not is_writer or is_idle:
     return
   suffix = '' if is_train else f'.{args.mode}'
   try:
@@ -273,19 +280,25 @@ def _check_resumable(workdir: pathlib.Path, config: str) -> None:
 
 
 @contextlib.contextmanager
-def _saved_config(workdir: pathlib.Path, config: str) -> Iterator[None]:
-  """Saves the config for the run, and undoes it if the run is refused."""
+def _saved_config(
+    workdir: pathlib.Path, config: str
+) -> Iterator[Callable[[], None]]:
+  """Saves the config for the run; undoes it if asked, or the run is refused."""
   path = workdir / 'config.gin'
   old_config = path.read_text() if path.is_file() else None
   _write(path, config)
+
+  def undo() -> None:
+    if old_config is None:
+      path.unlink(missing_ok=True)
+    else:
+      _write(path, old_config)
+
   try:
-    yield
+    yield undo
   except (ValueError, OSError) as error:
     if user_errors.is_user_error(error):
-      if old_config is None:
-        path.unlink(missing_ok=True)
-      else:
-        _write(path, old_config)
+      undo()
     raise
 
 

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
@@ -51,10 +52,22 @@ class InitFrom:
           f'INIT_FROM {self.prefix!r}: no checkpoint in {self.path}; it must '
           'be the workdir of a run that has saved one.'
       )
-    checkpoints.check_files(steps[-1])
+    with checkpoints.pinned(steps[-1]):  # Its run may go on, and delete it.
+      if steps[-1] in checkpoints.steps():
+        return self._load(checkpoints, steps[-1], params, identity)
+    return self.load(params, identity)
+
+  def _load(
+      self,
+      checkpoints: checkpoints_lib.Checkpoints,
+      step: int,
+      params: Mapping[str, Any],
+      identity: Mapping[str, str],
+  ) -> dict[str, np.ndarray]:
+    checkpoints.check_files(step)
     meaning = {k: v for k, v in identity.items() if k != 'events'}
     compatibility.check_identity(
-        checkpoints.metadata(steps[-1]), meaning, self.path
+        checkpoints.metadata(step), meaning, self.path
     )
     inside = f'{self.prefix}/'
     if not any(path.startswith(inside) for path in params):
@@ -65,7 +78,7 @@ class InitFrom:
       )
     found = {
         path: value
-        for path, value in checkpoints.load_params(steps[-1]).items()
+        for path, value in checkpoints.load_params(step).items()
         if path.startswith(inside)
     }
     wanted = {
@@ -160,10 +173,13 @@ def digest(params: Mapping[str, Any]) -> str:
   """16 hex digits of a SHA-256 over frozen parameters by path.
 
   A run that goes on elsewhere has the same: some devices hold them rounded.
+  All processes must ask: one after the other, they gather what they share.
   """
   sha = hashlib.sha256()
   for path, value in sorted(params.items()):
     sha.update(path.encode())
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+      value = multihost_utils.process_allgather(value, tiled=True)
     value = train_state.rounded(path, jax.device_get(value), jnp.bfloat16)
     sha.update(np.ascontiguousarray(value).tobytes())
   return sha.hexdigest()[:16]
@@ -223,10 +239,13 @@ def restore_or_initialise(
     _check_fits(checkpoints, step, state, identity, same_events)
   flat = train_state.flatten(train_state.merge(state.trainable, state.frozen))
   values: dict[str, np.ndarray | jax.Array] = {}
-  for source in init_from:
-    values.update(source.load(flat, identity))
   frozen = train_state.flatten(state.frozen)
   wanted = frozen if steps else flat
+  for source in init_from:
+    inside = f'{source.prefix}/'
+    # What only trains is in the checkpoint: its source may be gone.
+    if not steps or any(path.startswith(inside) for path in wanted):
+      values.update(source.load(flat, identity))
   params = {
       path: placed(values.pop(path), like)
       for path, like in wanted.items()

@@ -5,7 +5,7 @@ device: at each step it reads the metrics of the step before, which the device
 has already finished while the host prepared the next batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import datetime
 import json
 import math
@@ -46,7 +46,7 @@ class RunLogger:
       prefix: str = 'train/',
       is_writer: bool = True,
   ):
-    """Opens the files; lines of steps after `start_step` are dropped.
+    """Opens the files; lines of what will be done again are dropped.
 
     Args:
       workdir: Directory of the run; it is made if need be.
@@ -66,7 +66,7 @@ class RunLogger:
     self._past_secs = 0.0
     if is_writer:
       folder.mkdir(parents=True, exist_ok=True)
-      self._past_secs = _drop_later_lines(path, start_step)
+      self._past_secs = _drop_later_lines(path, start_step, num_steps)
       writers = [metric_writers.SummaryWriter(str(folder / 'tensorboard'))]
     self._file = path.open('a', encoding='utf-8')
     self._writer = metric_writers.AsyncMultiWriter(writers)
@@ -264,17 +264,41 @@ def _make_progress(
   return _Lines(num_steps, start_step, every_secs)
 
 
-def _drop_later_lines(path: pathlib.Path, last_step: int) -> float:
-  """Rewrites a metrics file up to a step; returns the seconds it tells of."""
+def is_evaluated(workdir: str, step: int) -> bool:
+  """Whether the metrics of a run have an evaluation of a step."""
+  return any(
+      row['step'] == step and _is_evaluation(row)
+      for _, row in _rows(pathlib.Path(workdir) / METRICS_FILE)
+  )
+
+
+def _is_evaluation(row: Mapping[str, float]) -> bool:
+  return any(name.startswith('eval/') for name in row)
+
+
+def _rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, float]]]:
+  """Lines of a metrics file, and what they hold."""
+  text = path.read_text(encoding='utf-8') if path.is_file() else ''
+  for line in text.splitlines():
+    try:
+      yield line, json.loads(line)
+    except json.JSONDecodeError:
+      continue  # The run was killed in the middle of this line.
+
+
+def _drop_later_lines(
+    path: pathlib.Path, last_step: int, num_steps: int
+) -> float:
+  """Rewrites a metrics file up to a step; returns the seconds it tells of.
+
+  The evaluation at the end of the run is done again too.
+  """
   if not path.is_file():
     return 0.0
   kept, secs = [], 0.0
-  for line in path.read_text(encoding='utf-8').splitlines():
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError:
-      continue  # The run was killed in the middle of this line.
-    if row['step'] <= last_step:
+  for line, row in _rows(path):
+    is_end = row['step'] == num_steps and _is_evaluation(row)
+    if row['step'] <= last_step and not is_end:
       kept.append(line + '\n')
       secs = max(secs, row.get(WALL_KEY, 0.0))
   _replace(path, ''.join(kept))

@@ -19,6 +19,7 @@ from user_llm.data import pipeline
 from user_llm.objectives import objective as objective_lib
 from user_llm.runtime import bad_steps
 from user_llm.runtime import hosts
+from user_llm.runtime import preemption
 from user_llm.runtime import profiling
 
 
@@ -49,7 +50,7 @@ def train(
     dry_run: bool = False,
     topology: str | None = None,
     check: bool = False,
-) -> None:
+) -> bool:
   """Trains until `num_steps`, from the workdir's last checkpoint if it has one.
 
   On SIGTERM it saves after the step that it is in and exits with
@@ -93,6 +94,9 @@ def train(
       for; None: those of this machine.
     check: See that all of it fits together, compile nothing, then return.
 
+  Returns:
+    False if the workdir was at its end: nothing was done.
+
   Raises:
     ValueError: what was asked for does not fit together; nothing is written.
   """
@@ -131,10 +135,10 @@ def train(
   check_evaluators(evaluators, objective, batch_size)
   if check:
     trainer.trace_step(batch_spec)
-    return
+    return True
   if dry_run:
     dry_run_lib.report(trainer, batch_spec, topology)
-    return
+    return True
 
   hosts.introduce(data=_identity_text(dataset))
   is_writer = jax.process_index() == 0
@@ -154,15 +158,17 @@ def train(
       profile_steps=profile_steps,
       max_bad_steps=max_bad_steps,
       hang_secs=hang_secs,
-      deadline=deadline,
       same_events=not allow_data_change,
       checkpoints=checkpoints_lib.Checkpoints(workdir),
       rollbacks=bad_steps.Rollbacks(workdir, max_rollbacks, is_writer),
       is_writer=is_writer,
   )
   run.checkpoints.undamaged_steps()
-  while not run.gets_to_its_end():
-    pass
+  # One for all that follows: going back must not forget a signal.
+  with preemption.Watch(deadline) as watch:
+    while (end := run.gets_to_its_end(watch)) is training_run.End.WENT_BACK:
+      pass
+  return end is training_run.End.TRAINED
 
 
 def _identity_text(dataset: pipeline.Dataset | pipeline.Mixture) -> str:

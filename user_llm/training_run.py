@@ -1,7 +1,9 @@
 """A training from its last checkpoint to its end."""
 
+import collections
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import enum
 import pathlib
 import sys
 from typing import Any
@@ -28,6 +30,14 @@ from user_llm.runtime import watchdog
 DONE_FILE = 'DONE'
 
 
+class End(enum.Enum):
+  """How a way through the steps has ended."""
+
+  TRAINED = enum.auto()
+  WAS_DONE = enum.auto()
+  WENT_BACK = enum.auto()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingRun:
   """A training, its arguments checked; see `train` for what they are."""
@@ -47,14 +57,13 @@ class TrainingRun:
   profile_steps: tuple[int, int] | None
   max_bad_steps: int
   hang_secs: float
-  deadline: float | None
   same_events: bool
   checkpoints: checkpoints_lib.Checkpoints
   rollbacks: bad_steps.Rollbacks
   is_writer: bool
 
-  def gets_to_its_end(self) -> bool:
-    """Trains from the last checkpoint on; False if it must go back to one."""
+  def gets_to_its_end(self, watch: preemption.Watch) -> End:
+    """Trains from the last checkpoint on, while it need not go back to one."""
     state, identity = restore.restore_or_initialise(
         self.trainer,
         self.batch_spec,
@@ -65,24 +74,34 @@ class TrainingRun:
     )
     start_step = int(state.step)
     if self._is_done(start_step):
-      return True
+      return End.WAS_DONE
     if self.is_writer:
       _write_start(self.workdir, state, self.dataset, self.trainer.seed)
     try:
-      self._train_on(start_step, state, identity)
+      self._train_on(start_step, state, identity, watch)
     except bad_steps.TooManyInARow as error:
-      before = [s for s in self.checkpoints.steps() if s < error.first]
-      to_step = before[-1] if before else 0
-      self.rollbacks.add(to_step, error)
-      self.checkpoints.forget_after(to_step)
-      return False
-    return True
+      with watchdog.Watchdog(self.hang_secs):
+        self._go_back(error)
+      return End.WENT_BACK
+    return End.TRAINED
+
+  def _go_back(self, error: bad_steps.TooManyInARow) -> None:
+    steps = self.checkpoints.steps()
+    # Bad steps leave no trace: where all that is kept was saved among them, the
+    # first is as good.
+    before = [s for s in steps if s < error.first] or steps[:1]
+    to_step = before[-1] if before else 0
+    self.rollbacks.check_limit(error)
+    # Killed in between, it comes here again.
+    self.checkpoints.forget_after(to_step)
+    self.rollbacks.add(to_step, error)
 
   def _train_on(
       self,
       start_step: int,
       state: train_state.TrainState,
       identity: Mapping[str, str],
+      watch: preemption.Watch,
   ) -> None:
     step_fn = self.trainer.compile_step(state, self.batch_spec)
     batches = self._batches(start_step)
@@ -98,7 +117,6 @@ class TrainingRun:
     )
     with (
         vitals,
-        preemption.Watch(self.deadline) as watch,
         watchdog.Watchdog(self.hang_secs),
         self.checkpoints,
         run_logging.RunLogger(
@@ -109,6 +127,8 @@ class TrainingRun:
             is_writer=self.is_writer,
         ) as logger,
     ):
+      if self._is_unevaluated(start_step):  # It was stopped or killed there.
+        self._evaluate(state, logger, vitals, start_step)
       for step in range(start_step + 1, self.num_steps + 1):
         batch = vitals.next_batch(batches)
         state, scalars = step_fn(
@@ -124,8 +144,11 @@ class TrainingRun:
         bad.log(step, scalars, batch)
         last = step == self.num_steps
         stop = watch.is_due(step) and not last
+        evaluates = not last and _is_multiple(step, self.eval_every_steps)
         again = self.checkpoints.is_due_again()
-        if last or stop or again or step % self.save_every_steps == 0:
+        # An evaluation may take longer than who signals waits for a save.
+        saves = last or stop or again or evaluates
+        if saves or step % self.save_every_steps == 0:
           bad.flush()
           logger.check(step, scalars)  # A step that is not finite is not saved.
           with vitals.timed(goodput.SAVING):
@@ -136,7 +159,7 @@ class TrainingRun:
               file=sys.stderr,
           )
           sys.exit(preemption.EXIT_CODE)
-        if not last and _is_multiple(step, self.eval_every_steps):
+        if evaluates:
           self._evaluate(state, logger, vitals, step)
       evaluations = self._evaluate(
           state, logger, vitals, self.num_steps, full=True
@@ -160,6 +183,14 @@ class TrainingRun:
     if is_done and self.is_writer:
       print(f'{self.workdir} is at its last step, {step}: nothing to do.')
     return bool(is_done)
+
+  def _is_unevaluated(self, step: int) -> bool:
+    """Whether a restored step lacks an evaluation that was due."""
+    is_due = 0 < step < self.num_steps and _is_multiple(
+        step, self.eval_every_steps
+    )
+    lacks = is_due and not run_logging.is_evaluated(self.workdir, step)
+    return bool(self.evaluators) and bool(hosts.agreed([lacks])[0])
 
   def _batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     """This host's part of each batch."""
@@ -188,8 +219,10 @@ class TrainingRun:
           )
           for evaluator in self.evaluators
       ]
-    for evaluation in evaluations:
-      logger.write(step, evaluation.scalars())
+    if evaluations:
+      # In one line: it is there or not, for `_is_unevaluated`.
+      scalars = [evaluation.scalars() for evaluation in evaluations]
+      logger.write(step, dict(collections.ChainMap(*scalars)))
     return evaluations
 
 

@@ -1,6 +1,7 @@
 """Tells the user's mistakes from bugs of ours."""
 
 import dis
+import errno
 import re
 import traceback
 
@@ -12,6 +13,10 @@ _PATH_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
+# As little can be done there: full, read-only, or without what is asked of it.
+_PATH_ERRNOS = (
+    errno.EDQUOT, errno.ENOLCK, errno.ENOSPC, errno.ENOTSUP, errno.EROFS
+)
 
 
 def is_user_error(error: Exception) -> bool:
@@ -22,7 +27,10 @@ def is_user_error(error: Exception) -> bool:
   frames, so that the statement, not only the file, has to be looked at.
   """
   if isinstance(error, OSError):
-    return isinstance(error, _PATH_ERRORS)
+    # gin's copy of an error has no `errno`.
+    number = re.match(r'\[Errno (\d+)\]', str(error))
+    is_of_path = number is not None and int(number[1]) in _PATH_ERRNOS
+    return isinstance(error, _PATH_ERRORS) or is_of_path
   if not isinstance(error, ValueError):
     return False
   last = error.__traceback__

@@ -20,6 +20,7 @@ LEARNING_RATE = 1e-3
 DIMS = (1, 2, {'a': [None, True]})
 MESH = %gin.REQUIRED
 train.train.num_steps = %NUM_STEPS
+train.train.init_from = %DIMS
 train.train.optimizer = @big/optimizers.AdamW()
 train.train.trainable = ('.*',  # All.
                          '!x')

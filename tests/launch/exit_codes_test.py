@@ -6,19 +6,20 @@ import re
 import pytest
 
 from launch import exit_codes
+from user_llm import checkpoints
 from user_llm.runtime import lease
 from user_llm.runtime import preemption
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize('code', [42, 43, 46, 128, 134, 137, 139, 143, 255])
+@pytest.mark.parametrize('code', [42, 43, 46, 47, 128, 134, 137, 139, 143, 255])
 def test_retried(code):
   assert exit_codes.is_retried(code)
   assert code in exit_codes.RETRIED
 
 
-@pytest.mark.parametrize('code', [0, 1, 2, 41, 44, 45, 47, 126, 127])
+@pytest.mark.parametrize('code', [0, 1, 2, 41, 44, 45, 48, 126, 127])
 def test_not_retried(code):
   assert not exit_codes.is_retried(code)
   assert code not in exit_codes.RETRIED
@@ -49,6 +50,7 @@ def test_describe():
 def test_the_trainer_means_the_same():
   assert preemption.EXIT_CODE == exit_codes.PREEMPTED
   assert lease.EXIT_CODE == exit_codes.IN_USE
+  assert checkpoints.EXIT_CODE == exit_codes.UNSAVED
   main = (_ROOT / 'user_llm' / 'main.py').read_text(encoding='utf-8')
   (number,) = re.findall(r'^_NOT_FINITE = (\d+)$', main, re.MULTILINE)
   assert int(number) == exit_codes.NOT_FINITE

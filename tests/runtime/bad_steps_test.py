@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from user_llm import train as train_lib
 from user_llm import trainer as trainer_lib
 from user_llm.objectives import next_event
 from user_llm.runtime import bad_steps
+from user_llm.runtime import preemption
 from user_llm.runtime import spikes
 
 pytestmark = pytest.mark.usefixtures('compilation_cache')
@@ -210,6 +212,52 @@ def test_checkpoints_of_the_bad_steps_are_set_aside(tiny_dataset, tmp_path):
   folder = tmp_path / 'checkpoints'
   assert (folder / 'rolled-back-6-0').is_dir()
   assert checkpoints_lib.Checkpoints(str(tmp_path)).steps() == [9, 12]
+
+
+def test_all_that_is_kept_was_saved_among_bad_steps(tiny_dataset, tmp_path):
+  """The first of it is as good as those that are gone: not back to the start.
+  """
+  train_lib.train(**small_run.arguments(
+      tiny_dataset, tmp_path, evaluators=(), save_every_steps=1,
+      max_bad_steps=3, objective=_breaking(tiny_dataset, (8, 9, 10)),
+  ))
+  (row,) = json.loads((tmp_path / 'rollbacks.json').read_text())
+  assert (row['to_step'], row['num_batches']) == (8, 2)
+  assert checkpoints_lib.Checkpoints(str(tmp_path)).steps() == [11, 12]
+
+
+def test_killed_while_it_goes_back(tiny_dataset, tmp_path, monkeypatch):
+  """Between setting checkpoints aside and noting it: it comes there again."""
+  class Killed(Exception):
+    pass
+
+  def killed(*unused):
+    raise Killed
+
+  arguments = lambda name: _arguments(
+      tiny_dataset, tmp_path / name, save_every_steps=3
+  )
+  with monkeypatch.context() as context:
+    context.setattr(bad_steps.Rollbacks, 'add', killed)
+    with pytest.raises(Killed):
+      train_lib.train(**arguments('run'))
+  train_lib.train(**arguments('run'))
+  train_lib.train(**arguments('once'))
+  _assert_same(_params(tmp_path / 'run'), _params(tmp_path / 'once'))
+
+
+def test_a_signal_while_it_goes_back(tiny_dataset, tmp_path, monkeypatch):
+  add = bad_steps.Rollbacks.add
+
+  def signalled(*args):
+    signal.raise_signal(signal.SIGTERM)
+    add(*args)
+
+  monkeypatch.setattr(bad_steps.Rollbacks, 'add', signalled)
+  with pytest.raises(SystemExit) as stop:
+    train_lib.train(**_arguments(tiny_dataset, tmp_path))
+  assert stop.value.code == preemption.EXIT_CODE
+  assert checkpoints_lib.Checkpoints(str(tmp_path)).steps() == [4, 5]
 
 
 def test_it_goes_back_only_so_often(tiny_dataset, tmp_path):

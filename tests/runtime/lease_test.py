@@ -1,5 +1,6 @@
 """One process a workdir; what is read is not deleted."""
 
+import errno
 import json
 import os
 import pathlib
@@ -54,6 +55,16 @@ def test_a_second_trainer_ends_with_46(holder, tmp_path, capsys):
   )
   assert error.count('\n') == 1
   assert [p.name for p in workdir.iterdir()] == [lease.LOCK_FILE]
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+  def flock(*unused):
+    raise OSError(errno.ENOLCK, 'No locks available')
+
+  monkeypatch.setattr(lease.fcntl, 'flock', flock)
+  with pytest.raises(ValueError, match='cannot be locked .No locks available'):
+    with lease.exclusive(tmp_path / 'run'):
+      pytest.fail('Nobody has it.')
 
 
 def test_who_is_killed_holds_it_no_longer(holder, tmp_path):

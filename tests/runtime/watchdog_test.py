@@ -39,6 +39,30 @@ def test_where_it_hangs():
   assert 'HANG_SECS=0.5' in done.stderr and 'waits_for_ever' in done.stderr
 
 
+_STOPPED = '''
+import time
+from user_llm.runtime import watchdog
+
+with watchdog.Watchdog(1):
+  print('begun', flush=True)
+  for _ in range(20):
+    time.sleep(0.05)
+    watchdog.beat()
+  # On waking, a clock says that nothing has come for long.
+  watchdog._last_secs -= 3600
+  time.sleep(0.3)
+'''
+
+
+def test_a_clock_alone_is_no_alarm():
+  """As after SIGSTOP and SIGCONT, or a machine that was suspended."""
+  done = subprocess.run(
+      [sys.executable, '-c', _STOPPED],
+      capture_output=True, text=True, timeout=60, check=False,
+  )
+  assert done.returncode == 0, done.stderr
+
+
 def test_one_that_is_over_does_not_bite():
   with watchdog.Watchdog(0.05):
     pass

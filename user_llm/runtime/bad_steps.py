@@ -157,14 +157,13 @@ class Rollbacks:
       self._write()
     return sum(row['num_batches'] for row in self._rows)
 
-  def add(self, to_step: int, error: TooManyInARow) -> None:
-    """Notes that the run goes back to a step, leaving out the data since.
-
-    Raises:
-      TooManyInARow: `error`, if there were enough of them.
-    """
+  def check_limit(self, error: TooManyInARow) -> None:
+    """Raises `error` if there were enough of them."""
     if len(self._rows) >= self._limit:
       raise error
+
+  def add(self, to_step: int, error: TooManyInARow) -> None:
+    """Notes that the run is back at a step, leaving out the data since."""
     self._rows.append({
         'to_step': to_step,
         'first_bad_step': error.first,

@@ -22,6 +22,8 @@ EXIT_CODE = 46
 class InUseError(ValueError):
   """Another process trains in the workdir."""
 
+  exit_code = EXIT_CODE
+
 
 @contextlib.contextmanager
 def exclusive(workdir: pathlib.Path) -> Iterator[None]:
@@ -29,6 +31,7 @@ def exclusive(workdir: pathlib.Path) -> Iterator[None]:
 
   Raises:
     InUseError: another process holds it: the message says which.
+    ValueError: the file system has no locks.
     OSError: nothing can be written there.
   """
   made = [p for p in (workdir, *workdir.parents) if not p.exists()]
@@ -63,6 +66,13 @@ def _locked(path: pathlib.Path) -> IO[str] | None:
     except BlockingIOError:
       file.close()
       return None
+    except OSError as error:
+      file.close()
+      raise ValueError(
+          f'{path} cannot be locked ({error.strerror}): its file system has no '
+          'locks, which keep two trainings apart. Mount it with locks, or give '
+          'another --workdir.'
+      ) from error
     # Whoever had it may have deleted it before we had the lock.
     if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
       return file

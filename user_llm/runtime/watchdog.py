@@ -41,8 +41,12 @@ class Watchdog:
     self._over.set()
 
   def _watch(self) -> None:
-    while not self._over.wait(min(1.0, self._timeout_secs / 4)):
-      secs = time.monotonic() - _last_secs
+    pause_secs = min(1.0, self._timeout_secs / 4)
+    seen, secs = _last_secs, 0.0
+    while not self._over.wait(pause_secs):
+      # Not by the clock: it goes on while the whole process is stopped.
+      secs = secs + pause_secs if seen == _last_secs else 0.0
+      seen = _last_secs
       if secs >= self._timeout_secs:
         print(
             f'error: no step for {secs:.0f} s '
