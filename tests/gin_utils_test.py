@@ -5,6 +5,7 @@ import pathlib
 import gin
 import pytest
 
+from user_llm import gin_text
 from user_llm import gin_utils
 
 _LIBRARY = '''
@@ -240,7 +241,7 @@ train.train.steps = %STEPS
 
 
 def test_model_section():
-  assert gin_utils.model_section(_CONFIG) == [
+  assert gin_text.model_section(_CONFIG) == [
       'a/user_llm.objectives.next_event.NextEvent.heads = 2',
       "user_llm.models.user_encoder.UserEncoder.names = ('item', 'genre')",
       'user_llm.models.user_encoder.UserEncoder.width = 16',
@@ -248,11 +249,11 @@ def test_model_section():
 
 
 def test_only_a_changed_model_is_refused():
-  gin_utils.check_same_model(
+  gin_text.check_same_model(
       _CONFIG, _CONFIG.replace('STEPS = 5', 'STEPS = 6'), 'W'
   )
   with pytest.raises(ValueError) as error:
-    gin_utils.check_same_model(
+    gin_text.check_same_model(
         _CONFIG, _CONFIG.replace('WIDTH = 16', 'WIDTH = 32'), 'W'
     )
   assert '-user_llm.models.user_encoder.UserEncoder.width = 16' in str(error)
@@ -268,7 +269,7 @@ train.train.seed = %SEED
 train.train.batch_size = 8
 train.train.hang_secs = 10
 '''
-  gin_utils.check_same_model(config, config.replace('= 10', '= 20'), 'W')
+  gin_text.check_same_model(config, config.replace('= 10', '= 20'), 'W')
   for old, new, name in (('= 3', '= 4', 'seed'), ('= 8', '= 16', 'batch_size')):
     with pytest.raises(ValueError, match=rf'\+.*train.train.{name} {new}'):
-      gin_utils.check_same_model(config, config.replace(old, new), 'W')
+      gin_text.check_same_model(config, config.replace(old, new), 'W')

@@ -90,11 +90,28 @@ def test_plain_progress(tmp_path, capsys):
       str(tmp_path), num_steps=3, log_every_steps=1, progress_every_secs=0
   ) as logger:
     for step in range(1, 4):
-      logger.log(step, {'loss': 0.125})
+      logger.log(step, {'loss': step / 8})
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 3
-  assert lines[-1].startswith('step 3/3  loss 0.1250')
+  assert lines[1].startswith('step 2/3  loss 0.1250')  # Of the step before.
+  assert lines[-1].startswith('step 3/3  loss 0.3750')
   assert 'steps/s' in lines[-1] and '0:00:00 left' in lines[-1]
+
+
+def test_evaluations_are_shown(tmp_path, capsys):
+  with run_logging.RunLogger(
+      str(tmp_path), num_steps=3000, log_every_steps=1
+  ) as logger:
+    logger.write(1500, {
+        'eval/reads/encoder_head/recall@10/unseen': 0.25,
+        'eval/reads/encoder_head/ndcg@10/unseen': 0.125,
+        'eval/reads_favourite/user_llm/accuracy': 1.0,
+    })
+  assert capsys.readouterr().err.splitlines() == [
+      'step 1,500  reads/encoder_head  recall@10/unseen 0.2500  '
+      'ndcg@10/unseen 0.1250',
+      'step 1,500  reads_favourite/user_llm  accuracy 1.0000',
+  ]
 
 
 def test_bar_on_a_terminal(tmp_path):
@@ -103,6 +120,7 @@ def test_bar_on_a_terminal(tmp_path):
       f'with r.RunLogger({str(tmp_path)!r}, num_steps=2, log_every_steps=1)'
       ' as l:\n'
       '  for s in (1, 2): l.log(s, {"loss": 0.125})\n'
+      '  l.write(2, {"eval/x/row/accuracy": 0.5})\n'
   )
   controller, terminal = pty.openpty()
   subprocess.run(
@@ -116,6 +134,7 @@ def test_bar_on_a_terminal(tmp_path):
   os.close(controller)
   assert 'step 2/2' in shown
   assert 'loss 0.1250' in shown
+  assert 'step 2  x/row  accuracy 0.5000' in shown
 
 
 def test_run_info_is_merged(tmp_path):

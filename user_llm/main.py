@@ -23,6 +23,7 @@ import tempfile
 import time
 
 from user_llm import atomic
+from user_llm import gin_text
 from user_llm import topologies
 from user_llm import user_errors
 from user_llm.runtime import distributed
@@ -276,7 +277,7 @@ def _check_resumable(workdir: pathlib.Path, config: str) -> None:
   saved = workdir / gin_utils.CONFIG_FILE
   checkpoints = workdir / 'checkpoints'
   if saved.is_file() and checkpoints.is_dir() and any(checkpoints.iterdir()):
-    gin_utils.check_same_model(saved.read_text(), config, str(workdir))
+    gin_text.check_same_model(saved.read_text(), config, str(workdir))
 
 
 @contextlib.contextmanager

@@ -129,9 +129,12 @@ class RunLogger:
     )
 
   def write(self, step: int, metrics: Mapping[str, Scalar]) -> None:
-    """Writes metrics at once, under their own names: 'eval/<task>/...'."""
+    """Writes metrics at once, and shows them: 'eval/<task>/<row>/<metric>'."""
     self.flush()
-    self._append(step, {name: float(v) for name, v in metrics.items()})
+    values = {name: float(v) for name, v in metrics.items()}
+    self._append(step, values)
+    for line in _told(values):
+      self._progress.say(f'step {step:,}  {line}')
 
   def _append(self, step: int, values: dict[str, float]) -> None:
     try:
@@ -196,12 +199,17 @@ class _Lines:
     if self._first is None:
       self._first = (now, step)
     is_due = now - self._shown_secs >= self._every_secs
-    if is_due or step == self._num_steps:
+    if is_due and step < self._num_steps:
       self._shown_secs = now
       self._print(now)
 
   def show(self, loss: float | None) -> None:
     self._loss = loss
+    if self._step == self._num_steps:  # The last line has its own loss.
+      self._print(time.monotonic())
+
+  def say(self, text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
   def close(self) -> None:
     pass
@@ -211,7 +219,7 @@ class _Lines:
     parts = [f'step {self._step:,}/{self._num_steps:,}']
     if self._loss is not None:
       parts.append(f'loss {self._loss:.4f}')
-    if now > first_secs:
+    if now > first_secs and self._step > first_step:
       rate = (self._step - first_step) / (now - first_secs)
       parts.append(f'{rate:.1f} steps/s')
       left = datetime.timedelta(
@@ -252,8 +260,20 @@ class _Bar:
     if loss is not None:
       self._bar.update(self._task, loss=f'{loss:.4f}')
 
+  def say(self, text: str) -> None:
+    self._bar.console.print(text, markup=False, highlight=False)
+
   def close(self) -> None:
     self._bar.stop()
+
+
+def _told(values: Mapping[str, float]) -> list[str]:
+  """A line a row of each task: 'reads/encoder_head  recall@10/unseen 0.33'."""
+  rows: dict[str, list[str]] = {}
+  for name, value in values.items():
+    _, task, row, metric = name.split('/', 3)
+    rows.setdefault(f'{task}/{row}', []).append(f'{metric} {value:.4f}')
+  return ['  '.join((row, *metrics)) for row, metrics in rows.items()]
 
 
 def _make_progress(

@@ -1,9 +1,9 @@
 """A training from its last checkpoint to its end."""
 
-import collections
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import enum
+import itertools
 import pathlib
 import sys
 from typing import Any
@@ -221,8 +221,8 @@ class TrainingRun:
       ]
     if evaluations:
       # In one line: it is there or not, for `_is_unevaluated`.
-      scalars = [evaluation.scalars() for evaluation in evaluations]
-      logger.write(step, dict(collections.ChainMap(*scalars)))
+      scalars = [e.scalars().items() for e in evaluations]
+      logger.write(step, dict(itertools.chain.from_iterable(scalars)))
     return evaluations
 
 

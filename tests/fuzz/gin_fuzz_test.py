@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 import pytest
 
 import fuzzing
+from user_llm import gin_text
 from user_llm import gin_utils
 from user_llm import optimizers  # Loaded here, not within a case's time.
 from user_llm import train
@@ -45,7 +46,7 @@ def _load(tmp_path):
     path.write_bytes(data)
     gin.clear_config()
     gin_utils.load_config([str(path)], overrides, [str(tmp_path)])
-    gin_utils.model_section(gin_utils.config_text())
+    gin_text.model_section(gin_utils.config_text())
 
   yield load
   gin.clear_config()
