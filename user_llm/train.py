@@ -206,6 +206,7 @@ def check_evaluators(
     batch_size: int,
 ) -> None:
   """Raises ValueError where one cannot measure the objective."""
+  hash(objective)  # As jit does: an evaluation would fail, after the training.
   for evaluator in evaluators:
     evaluator.check(objective, batch_size)
 

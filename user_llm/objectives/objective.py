@@ -26,10 +26,10 @@ class Loss(NamedTuple):
 class Objective(Protocol):
   """Loss, prediction and parameters of one way to train.
 
-  Objectives are frozen dataclasses that gin builds. `batch_keys` and
-  `predict_keys` name what a batch must have; the pipeline is checked against
-  them at start-up. `context_length` is how many tokens a text may have, prompt
-  and answer; 0 is any number. One that has a limit also has
+  Objectives are frozen dataclasses that gin builds, hashable with all that they
+  hold. `batch_keys` and `predict_keys` name what a batch must have; the pipeline
+  is checked against them at start-up. `context_length` is how many tokens a text
+  may have, prompt and answer; 0 is any number. One that has a limit also has
   `prefix_tokens(num_events)`: how many of them a user of so many events takes.
   """
 
