@@ -226,6 +226,14 @@ def test_late_fusion_is_a_macro(build):
   assert found.shape == (3, 128, 512)
 
 
+def test_gru4rec_builds(build):
+  files = ['models/user_encoder.gin', 'runs/pretrain_gru4rec.gin']
+  params, _ = build(*files)
+  assert params['user_encoder/gru_0/state/gates/kernel'].shape == (128, 384)
+  assert not any('gru_1' in path or 'blocks' in path for path in params)
+  assert _value('TEST_EVALUATORS')[0].row == 'gru4rec'
+
+
 def test_a_dual_encoder_builds(build):
   files = ['models/user_encoder.gin', 'runs/pretrain_dual_encoder.gin']
   params, batch = build(*files)
