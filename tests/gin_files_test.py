@@ -249,6 +249,16 @@ def test_gru4rec_builds(build):
   assert params['user_encoder/gru_0/state/gates/kernel'].shape == (128, 384)
   assert not any('gru_1' in path or 'blocks' in path for path in params)
   assert _value('TEST_EVALUATORS')[0].row == 'gru4rec'
+  one_layer = ['ENCODER_LAYERS=1']
+  contextualised, _ = build(
+      'models/user_encoder.gin', 'models/gru4rec.gin', 'models/last_event.gin',
+      'data/next_item.gin', 'models/decoder_small.gin',
+      'runs/contextualize.gin', overrides=one_layer,
+  )
+  encoder = {path for path in params if path.startswith('user_encoder/')}
+  assert {
+      path for path in contextualised if path.startswith('user_encoder/')
+  } == encoder
 
 
 def test_a_dual_encoder_builds(build):

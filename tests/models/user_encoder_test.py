@@ -1,4 +1,4 @@
-"""The encoder, early, late and of GRUs: causal, packed or not, blind to padding."""
+"""The encoder, early, late and GRU: causal, packed or not, blind to padding."""
 
 import dataclasses
 import functools
