@@ -112,9 +112,11 @@ def load(path: str) -> dict[str, Any]:
 
 
 def load_toml(path: str) -> dict[str, Any]:
-  """A TOML file; raises ValueError naming it if it is none."""
+  """A TOML file; raises ValueError naming it if it is none, or not there."""
   try:
     return tomllib.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    raise ValueError(f'{path} does not exist.') from None
   except (ValueError, RecursionError) as error:  # No UTF-8, no TOML, a bomb.
     raise ValueError(f'{path}: {error}') from None
 

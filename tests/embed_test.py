@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import types
 
 import gin
 import jax
@@ -144,6 +145,16 @@ def test_an_output_that_cannot_be_written_is_told_first(
   flags = (f'--workdir={tmp_path / "run"}', f'--output={tmp_path}')
   assert main_lib.main(['embed', f'--input={users}', *flags]) == 2
   assert f'{tmp_path} is a directory; name a file' in capsys.readouterr().err
+
+
+def test_an_objective_of_another_kind(tiny_dataset):
+  """All that is asked of it is its encoder; then the input is read."""
+  objective = types.SimpleNamespace(
+      encoder=small_run.objective(str(tiny_dataset)).encoder
+  )
+  run = small_run.trained_run(str(tiny_dataset), objective=objective)
+  with pytest.raises(ValueError, match='--input=none does not exist'):
+    embed_lib.embed(workdir='own', input='none', output='none', run=run)
 
 
 def test_an_encoder_that_reads_both_sides(tiny_dataset):

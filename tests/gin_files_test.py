@@ -20,6 +20,12 @@ _FILES = sorted(p.relative_to(_ROOT).as_posix() for p in _ROOT.rglob('*.gin'))
 _RUNS = [name for name in _FILES if name.startswith('runs/')]
 _EXPERIMENTS = [name for name in _FILES if name.startswith('experiments/')]
 _SYNTHETIC = 'experiments/quickstart_synthetic/contextualize.gin'
+_TRAININGS = [
+    name for name in _RUNS
+    if re.search(
+        r"include 'runs/(train|pretrain_\w+)\.gin'", (_ROOT / name).read_text()
+    )
+]
 _STRATEGIES = [name for name in _FILES if name.startswith('strategies/')]
 _NUMBERS = {'NUM_STEPS': 200, 'BATCH_SIZE': 8, 'LEARNING_RATE': 0.001}
 
@@ -59,7 +65,9 @@ def _references(bindings: dict[str, str]) -> set[str]:
   return set(re.findall(r'%([A-Z]\w*)', ' '.join(bindings.values())))
 
 
-def _header_list(gin_file: str, title: str) -> set[str]:
+def _header_list(
+    gin_file: str, title: str, word: str = r'\b[A-Z][A-Z0-9_]+\b'
+) -> list[str]:
   """The macros that the comment at a file's top lists after a title."""
   lines = []
   for line in (_ROOT / gin_file).read_text().splitlines():
@@ -68,7 +76,7 @@ def _header_list(gin_file: str, title: str) -> set[str]:
     lines.append(line.removeprefix('#').strip())
   match = re.search(rf'{title}: (.*?)\.(\s|$)', ' '.join(lines))
   assert match, f'{gin_file}: the header has no "{title}: ...".'
-  return set(re.findall(r'\b[A-Z][A-Z0-9_]+\b', match[1]))
+  return re.findall(word, match[1])
 
 
 def _include_depth(path: pathlib.Path) -> int:
@@ -89,9 +97,18 @@ def test_parses(gin_file):
 @pytest.mark.parametrize('gin_file', _RUNS)
 def test_a_run_lists_its_macros(gin_file):
   bindings = _parse(gin_file)
-  assert _header_list(gin_file, 'Required') == _required(bindings)
-  listed = _header_list(gin_file, 'Commonly overridden')
+  assert set(_header_list(gin_file, 'Required')) == _required(bindings)
+  listed = set(_header_list(gin_file, 'Commonly overridden'))
   assert listed <= {*bindings, *_references(bindings)}
+
+
+@pytest.mark.parametrize('gin_file', _TRAININGS)
+def test_a_training_is_complete_with_the_files_that_it_comes_after(gin_file):
+  for name in _header_list(gin_file, 'Comes after', r'[\w/]+\.gin'):
+    _parse(name)
+  bindings = _parse(gin_file)
+  assert _references(bindings) <= bindings.keys()
+  assert set(_header_list(gin_file, 'Required')) == _required(bindings)
 
 
 @pytest.mark.parametrize('gin_file', _EXPERIMENTS)
@@ -224,6 +241,24 @@ def test_late_fusion_is_a_macro(build):
   assert 'user_encoder/blocks_5/mlp/up/kernel' in early
   found = late['user_encoder/transformers/blocks_5/mlp/up/kernel']
   assert found.shape == (3, 128, 512)
+
+
+def test_gru4rec_builds(build):
+  files = ['models/user_encoder.gin', 'runs/pretrain_gru4rec.gin']
+  params, _ = build(*files)
+  assert params['user_encoder/gru_0/state/gates/kernel'].shape == (128, 384)
+  assert not any('gru_1' in path or 'blocks' in path for path in params)
+  assert _value('TEST_EVALUATORS')[0].row == 'gru4rec'
+  one_layer = ['ENCODER_LAYERS=1']
+  contextualised, _ = build(
+      'models/user_encoder.gin', 'models/gru4rec.gin', 'models/last_event.gin',
+      'data/next_item.gin', 'models/decoder_small.gin',
+      'runs/contextualize.gin', overrides=one_layer,
+  )
+  encoder = {path for path in params if path.startswith('user_encoder/')}
+  assert {
+      path for path in contextualised if path.startswith('user_encoder/')
+  } == encoder
 
 
 def test_a_dual_encoder_builds(build):

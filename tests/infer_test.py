@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import os
+import pathlib
 import re
 
+import fixtures
 import gin
 import jax
 import numpy as np
@@ -144,9 +146,33 @@ def test_answers_equal_exhaustive_scoring(model, tmp_path):
     order = np.argsort(-scores)[:7]
     order = order[np.isfinite(scores[order])]
     assert [a['text'] for a in line['answers']] == [texts[j] for j in order]
+    if line['question'] == 'next_item':
+      ids = [[f's{j + 1}'] for j in order]
+      assert [a['items'] for a in line['answers']] == ids
+    else:
+      assert not any('items' in a for a in line['answers'])
     np.testing.assert_allclose(
         [a['score'] for a in line['answers']], scores[order], atol=1e-3
     )
+
+
+def test_items_of_one_title(tmp_path, tiny_vocabulary):
+  """All of them are named but those that the history has."""
+  data_dir = fixtures.write_dataset(tmp_path / 'data')
+  path = pathlib.Path(data_dir) / 'catalogue.jsonl'
+  text = path.read_text().replace('Film 5 (1955)', 'Film 4 (1954)')
+  path.write_text(text.replace('Film 7 (1957)', 'Film 6 (1956)'))
+  fixtures.change_schema(path.parent, lambda _: {})  # The manifest too.
+  model = small_user_llm.write_workdir(
+      tmp_path / 'run', small_user_llm.USER_LLM,
+      DATA_DIR=data_dir, VOCABULARY=tiny_vocabulary,
+  )
+  lines = [_user('u1', 'next_item', ['s3', 's4'])]
+  (line,) = _infer((tmp_path / 'run', *model), tmp_path, lines, num_answers=40)
+  items = {a['text']: a['items'] for a in line['answers']}
+  assert items['Film 4 (1954)'] == ['s5']
+  assert items['Film 6 (1956)'] == ['s6', 's7']
+  assert items['Film 8 (1958)'] == ['s8']
 
 
 def test_without_a_history_the_decoder_answers(model, tmp_path):
@@ -301,8 +327,11 @@ def test_bad_request_of_a_review(
     [
         (_user('u', 'next_item', ['Casablanca']), "'Casablanca' is neither"),
         (_user('u', 'next_book'), 'answers next_item, favourite_genre'),
-        (_user('u', None), '"question" is None'),
-        ('{"user": "u1", "history": [', 'not JSON'),
+        (_user('u', None), 'has no "question"; this model answers next_item'),
+        (
+            '{"user": "u1", "history": [',
+            'not JSON (Expecting value, column 28).',
+        ),
         (
             {'user': 'u', 'history': ['s1'], 'question': 'next_item'},
             "reads 'rating'",

@@ -14,6 +14,7 @@ class _Config:
   rate: float = 0.5
   limit: int | None = None
   names: tuple[str, ...] = ()
+  some_names: Sequence[str] | None = None
 
 
 def _function(*, path: str, flag: bool, files: Sequence[str], free, later: 'X'):
@@ -35,8 +36,11 @@ def _function(*, path: str, flag: bool, files: Sequence[str], free, later: 'X'):
         ('limit', 7, None),
         ('limit', 'x', 'int | None'),
         ('limit', 0.5, 'int | None'),
+        ('names', 'item', "('item',) (a tuple of one needs a comma)"),
+        ('some_names', 'x', "('x',) (a tuple of one needs a comma)"),
         # Not judged: the value or the annotation is no plain one.
-        ('names', 'x', None),
+        ('names', ('x',), None),
+        ('names', 3, None),
         ('width', [1], None),
         ('width', object(), None),
         ('unknown', 3, None),

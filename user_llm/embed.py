@@ -10,10 +10,6 @@ from user_llm import partitioning
 from user_llm import restore
 from user_llm.data import requests as requests_lib
 from user_llm.models import user_encoder
-from user_llm.objectives import cloze
-from user_llm.objectives import conditioned_lm
-from user_llm.objectives import contrastive
-from user_llm.objectives import next_event
 from user_llm.objectives import objective as objective_lib
 from user_llm.runtime import host_batches
 
@@ -91,21 +87,17 @@ def embed(
 def _encoder_config(
     objective: objective_lib.Objective, workdir: str
 ) -> user_encoder.UserEncoderConfig:
-  if isinstance(objective, next_event.NextEvent):
-    return objective.encoder
-  if isinstance(objective, contrastive.Contrastive):
-    return objective.model.user_encoder
-  if isinstance(objective, conditioned_lm.ConditionedLM):
-    if objective.model.has_user:
-      return objective.model.user_encoder
-  if isinstance(objective, cloze.Cloze):
+  encoder = getattr(objective, 'encoder', None)
+  if not isinstance(encoder, user_encoder.UserEncoderConfig):
+    raise ValueError(
+        f'--workdir={workdir} is of a run without a user encoder; give one of '
+        'runs/pretrain_encoder.gin, runs/pretrain_dual_encoder.gin or '
+        'runs/contextualize.gin.'
+    )
+  if not encoder.causal:
     raise ValueError(
         f'--workdir={workdir} is of an encoder that reads both sides of an '
         'event: its output at the last one is no embedding of the user. Give '
         'one of runs/pretrain_encoder.gin.'
     )
-  raise ValueError(
-      f'--workdir={workdir} is of a run without a user encoder; give one of '
-      'runs/pretrain_encoder.gin, runs/pretrain_dual_encoder.gin or '
-      'runs/contextualize.gin.'
-  )
+  return encoder

@@ -195,7 +195,7 @@ class RankingEvaluator:
     split: 'validation' or 'test'.
     batch_size: Rows a step, over all devices; rounded up to what they can
       share.
-    row: The model's name in the table.
+    row: The model's name in the table; `report.rows.TRAINED` has its label.
   """
 
   dataset: pipeline.Dataset

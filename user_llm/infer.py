@@ -1,6 +1,6 @@
 """The entry function `infer`: questions about users in, answers out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import json
@@ -16,6 +16,7 @@ from user_llm import partitioning
 from user_llm import restore
 from user_llm import text_evaluator
 from user_llm.data import requests as requests_lib
+from user_llm.data import schema as schema_lib
 from user_llm.decoding import generate
 from user_llm.objectives import conditioned_lm
 from user_llm.objectives import objective as objective_lib
@@ -49,7 +50,8 @@ def infer(
   "review_generation", "item": "50", "rating": 5, ...}. Out, one line each and
   in the same order: {"user": "u1", "question": "next_item", "answers":
   [{"text": ..., "score": log p}, ...]}. Next items leave out what the history
-  has. With an empty history the decoder answers as it would by itself.
+  has, and each has its title's ids besides: "items": ["50"]. With an empty
+  history the decoder answers as it would by itself.
 
   Args:
     workdir: Of a contextualised run.
@@ -92,6 +94,8 @@ def infer(
       answers = _answers(
           questions, by_task[task], objective, params, device_mesh, num_answers
       )
+      if task == 'next_item':
+        answers = _with_items(answers, questions, by_task[task])
       for question, found in zip(questions, answers):
         lines[question.index] = {
             'user': question.request.user, 'question': task, 'answers': found
@@ -142,9 +146,12 @@ def _read(
   requests = list(reader.read(path))
   for request in requests:
     if request.question not in by_task:
+      asks = request.question is not None
       raise ValueError(
-          f'{request.where}: "question" is {request.question!r}; this model '
-          f'answers {", ".join(by_task)}.'
+          f'{request.where}: '
+          + (f'"question" is {request.question!r}' if asks else
+             'has no "question"')
+          + f'; this model answers {", ".join(by_task)}.'
       )
   asked = {}
   for task, evaluator in by_task.items():
@@ -179,3 +186,23 @@ def _answers(
       batch['example_id'][i] = question.index
     answers = evaluator.answer(objective, params, batch, mesh, num_answers)
     yield from answers[: len(part)]
+
+
+def _with_items(
+    answers: Iterable[list[dict[str, Any]]],
+    questions: Sequence[_Question],
+    evaluator: answer_evaluator.AnswerEvaluator,
+) -> Iterator[list[dict[str, Any]]]:
+  """Adds to each title the ids of its items, without those of the history."""
+  titles = evaluator.answers
+  items: dict[str, list[schema_lib.CatalogueItem]] = {}
+  for item in evaluator.dataset.catalogue:
+    items.setdefault(titles.texts[titles.of_item[item.id]], []).append(item)
+  for question, found in zip(questions, answers):
+    seen = {event['item'] for event in question.request.events}
+    for answer in found:
+      answer['items'] = [
+          item.source_id for item in items[answer['text']]
+          if item.id not in seen
+      ]
+    yield found

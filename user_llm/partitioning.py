@@ -238,7 +238,11 @@ def param_shardings(boxed: Any, mesh: jax.sharding.Mesh) -> Any:
   def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     if not isinstance(leaf, nn.LogicallyPartitioned):
-      raise ValueError(f'Parameter {name} has no logical names: use param().')
+      raise ValueError(
+          f'Parameter {name} has no logical names: use '
+          'partitioning.param(init, names), or layers.Dense and layers.Embed; '
+          "flax's own layers have none."
+      )
     return NamedSharding(
         mesh, resolve(leaf.names, leaf.value.shape, mesh, name)
     )

@@ -1,12 +1,13 @@
 """Compares plain values with the annotations of the parameters they go to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import inspect
 import types
 import typing
 from typing import Any
 
 _PLAIN = (bool, int, float, str, type(None))
+_TEXTS = {tuple[str, ...], Sequence[str]}
 
 
 def wrong_type(
@@ -15,7 +16,8 @@ def wrong_type(
   """What the parameter takes, if that is not the value; else None.
 
   Judges only what is certain: a plain value (bool, int, float, str) and an
-  annotation of such types. An int is taken as a float; None stands for what is
+  annotation of such types; and a text for a sequence of texts, each letter of
+  which would be one. An int is taken as a float; None stands for what is
   not there, in parameters that are not used as well.
 
   Args:
@@ -35,6 +37,8 @@ def wrong_type(
     return None  # Of names that exist for type checkers alone.
   is_union = isinstance(annotation, types.UnionType)
   allowed = typing.get_args(annotation) if is_union else (annotation,)
+  if type(value) is str and str not in allowed and _TEXTS & {*allowed}:
+    return f'({value!r},) (a tuple of one needs a comma)'
   if not set(allowed) <= set(_PLAIN):
     return None
   if type(value) in allowed or (type(value) is int and float in allowed):

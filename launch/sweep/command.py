@@ -22,6 +22,7 @@ HELP = 'train all variants that a TOML file names; `sweep show FILE` lists them'
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('file', nargs='+', metavar='[show] FILE', help='TOML')
+  parser.add_argument('--dry_run', action='store_true', help='as `show`')
   parser.add_argument('--out', type=pathlib.Path, help='folder of the sweep')
   parser.add_argument(
       '--retry_failed', action='store_true',
@@ -68,7 +69,7 @@ def run(
     raise ValueError(f'sweep {" ".join(args.file)}: give [show] and one FILE.')
   spec = spec_lib.load(file, gin)
   variants = expand.variants(spec)
-  if words:
+  if words or args.dry_run:
     return _show(spec, variants, checker)
   if args.out is None:
     raise ValueError('--out=FOLDER must be given: where the trials go.')

@@ -267,17 +267,22 @@ def _check(spec: SweepSpec) -> None:
       ('[random] n', spec.draws - 1),
       ('[random] seed', spec.draw_seed),
       ('[sweep] retries', spec.retries),
-      *(('[sweep] seeds', x) for x in _as_list(spec.seeds)),
   ):
-    if type(value) is not int or value < 0:
+    if not _is_count(value):
       raise ValueError(f'{key} must be a whole number, not negative.')
+  is_list = isinstance(spec.seeds, list) and spec.seeds
+  if not is_list or not all(map(_is_count, spec.seeds)):
+    raise ValueError(
+        f'[sweep] seeds = {spec.seeds!r} must be a list of whole numbers, none '
+        'negative: seeds = [0, 1].'
+    )
   if len(set(spec.seeds)) != len(spec.seeds):
     raise ValueError(f'[sweep] seeds = {spec.seeds} has one of them twice.')
   _check_macros(spec)
 
 
-def _as_list(seeds: Any) -> Sequence[Any]:
-  return seeds if isinstance(seeds, list) and seeds else [None]
+def _is_count(value: Any) -> bool:
+  return type(value) is int and value >= 0
 
 
 def _check_macros(spec: SweepSpec) -> None:

@@ -129,7 +129,7 @@ def test_render_does_nothing(calls, tmp_path, capsys):
     ('argv', 'message'),
     [
         (['run', '--name=a'], '--workdir must be given'),
-        (['run', 'none.toml'], 'No such file'),
+        (['run', 'none.toml'], 'none.toml does not exist'),
         (['doctor', '--on=moon'], '--on=moon: one of local, slurm'),
     ],
 )

@@ -1,4 +1,4 @@
-"""The encoder, early and late: causal, packed or not, blind to padding."""
+"""The encoder, early, late and GRU: causal, packed or not, blind to padding."""
 
 import dataclasses
 import functools
@@ -10,6 +10,7 @@ import pytest
 from user_llm import partitioning
 from user_llm.data import schema as schema_lib
 from user_llm.models import attention
+from user_llm.models import gru4rec
 from user_llm.models import user_encoder
 
 _SCHEMA = schema_lib.EventSchema(
@@ -27,8 +28,9 @@ _CONFIG = user_encoder.UserEncoderConfig(**_SIZES)
 _LATE = user_encoder.UserEncoderConfig(
     **_SIZES, fusion=user_encoder.LateFusion()
 )
-_BOTH = pytest.mark.parametrize(
-    'config', [_CONFIG, _LATE], ids=['early', 'late']
+_GRU = user_encoder.UserEncoderConfig(**_SIZES, fusion=gru4rec.GRU4Rec())
+_EACH = pytest.mark.parametrize(
+    'config', [_CONFIG, _LATE, _GRU], ids=['early', 'late', 'gru']
 )
 
 
@@ -102,6 +104,30 @@ def test_parameters_of_late_fusion():
   )
 
 
+def test_a_gru_by_hand():
+  """Gates of one layer in float64, of numpy."""
+  config = dataclasses.replace(_GRU, num_layers=1)
+  params = jax.tree.map(np.float64, _params(config))
+  row = _row(6)
+  x = np.concatenate(
+      [params[f'embeds_{m}']['table'][row[f'user_{m}']] for m in _SCHEMA.names],
+      axis=-1,
+  )
+  x /= np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
+  x *= params['input_norm']['scale']
+  x = x @ params['gru_0']['input']['kernel'] + params['gru_0']['input']['bias']
+  kernels = np.split(params['gru_0']['state']['gates']['kernel'], 3, axis=-1)
+  sigmoid = lambda x: 1 / (1 + np.exp(-x))
+  h, states = np.zeros(16), []
+  for event in x:
+    reset, update, new = np.split(event, 3)
+    reset = sigmoid(reset + h @ kernels[0])
+    update = sigmoid(update + h @ kernels[1])
+    h = update * h + (1 - update) * np.tanh(new + reset * (h @ kernels[2]))
+    states.append(h)
+  np.testing.assert_allclose(_encode(row, config)[:6], states, atol=1e-5)
+
+
 def test_late_transformers_start_apart():
   module = user_encoder.UserEncoder(_LATE)
   boxed = module.init(
@@ -140,7 +166,7 @@ def test_late_features_do_not_mix_before_fusion():
 
 @pytest.mark.parametrize('name', ['user_item', 'user_genre'])
 @pytest.mark.parametrize('at', [0, 3, 5])
-@_BOTH
+@_EACH
 def test_an_event_changes_itself_and_later_ones_only(config, name, at):
   row = _row(6)
   changed = {k: v.copy() for k, v in row.items()}
@@ -150,7 +176,7 @@ def test_an_event_changes_itself_and_later_ones_only(config, name, at):
   np.testing.assert_array_equal(difference[:6] > 1e-6, np.arange(6) >= at)
 
 
-@_BOTH
+@_EACH
 def test_padding_changes_nothing(config):
   row = _row(6)
   alone = _encode(row, config, length=6)
@@ -165,7 +191,7 @@ def test_padding_changes_nothing(config):
   )
 
 
-@_BOTH
+@_EACH
 def test_packed_segments_equal_separate_rows(config):
   first, second = _row(3), _row(4, seed=1)
   packed = {
@@ -189,7 +215,7 @@ def test_the_order_of_events_matters():
   assert np.abs(_encode(swapped)[4] - _encode(row)[4]).max() > 1e-3
 
 
-@_BOTH
+@_EACH
 def test_dropout_needs_its_rng(config):
   variables = {'params': _params(config)}
   config = dataclasses.replace(config, dropout_rate=0.5)
@@ -227,8 +253,15 @@ def test_the_head_scores_in_the_table_of_its_feature():
         ({'dropout_rate': 1.0}, r'dropout_rate must be in \[0, 1\)'),
         ({'dropout_rate': '0.1'}, 'dropout_rate must be'),
         ({'fusion': 'late'}, r"\(FUSION\) must be .* not 'late'"),
+        ({'fusion': user_encoder.LateFusion}, r'\(FUSION\) must be'),
     ],
 )
 def test_errors(fields, message):
   with pytest.raises(ValueError, match=message):
     user_encoder.UserEncoderConfig(**{**_SIZES, **fields})
+
+
+def test_a_gru_does_not_see_both_sides():
+  config = dataclasses.replace(_GRU, causal=False)
+  with pytest.raises(ValueError, match='GRU4Rec needs a causal encoder'):
+    _params(config)

@@ -94,6 +94,21 @@ def test_no_row_is_lost(tmp_path):
   assert table.has_mixed_counts
 
 
+def test_baselines_and_models_without_a_name_come_before_floors(tmp_path):
+  names = (
+      'popularity', 'my_model', 'gru4rec', 'bayes_optimal', 'user_llm',
+      'bert4rec',
+  )
+  _write(
+      tmp_path / 'a', 'x_events', {name: ('mrr@10/all', 0.1) for name in names}
+  )
+  (table,) = _tables(tmp_path / 'a')
+  assert _labels(table) == [
+      'User-LLM (text)', 'BERT4Rec', 'GRU4Rec', 'my_model', 'Popularity',
+      'Bayes-optimal',
+  ]
+
+
 def test_runs_of_one_name(tmp_path):
   for folder in ('x/run', 'y/run'):
     _write(tmp_path / folder, 'x_next_item', {'user_llm': ('mrr@10/all', 0.2)})
@@ -115,13 +130,13 @@ def test_seeds_of_one_configuration_are_one_row(tmp_path):
       config=report_runs.CONFIG.replace('0.001', '0.002'),
   )
   (table,) = _tables(*sorted(tmp_path.iterdir()))
-  joined = table.rows[1]
+  joined = table.rows[0]
   assert joined.run == 'lora_s*' and joined.seeds == (0, 1, 2)
   value = joined.metrics['accuracy']
   assert value.mean == pytest.approx(0.25)
   assert value.stderr == pytest.approx(0.25 / math.sqrt(3))
   assert joined.values['accuracy'] == pytest.approx([1 / 3, 2 / 3, 0, 0])
-  single = table.rows[2]
+  single = table.rows[1]
   assert single.run == 'other' and not single.has_seeds
   # Over the four examples: sqrt(3/4 * 1/4 / 3).
   assert single.metrics['accuracy'].stderr == pytest.approx(0.25)

@@ -96,6 +96,11 @@ class RequestReader:
   def _request(self, line: bytes, where: str) -> Request:
     try:
       raw = json.loads(line)
+    except json.JSONDecodeError as error:
+      # Of its own text it tells lines, of which this is one.
+      raise ValueError(
+          f'{where}: not JSON ({error.msg}, column {error.colno}).'
+      ) from None
     # Also: no UTF-8, a number of thousands of digits, nested too deeply.
     except (ValueError, RecursionError) as error:
       raise ValueError(f'{where}: not JSON ({error}).') from None

@@ -6,6 +6,7 @@ a feature.
 
 from collections.abc import Mapping
 import dataclasses
+from typing import Protocol
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,17 @@ from user_llm import partitioning
 from user_llm.data import schema as schema_lib
 from user_llm.models import attention
 from user_llm.models import layers
+
+
+class Fusion(Protocol):
+  """A network over events: a frozen dataclass of what is its own.
+
+  Another one, such as `models.gru4rec`, is a module and a Fusion of its own.
+  """
+
+  def make(self, config: 'UserEncoderConfig') -> nn.Module:
+    """A module that is called as `EarlyFusionEncoder` is."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +64,7 @@ class UserEncoderConfig:
     feature_embed_dim: Size E of every other feature's embedding.
     rotary_base: Of the rotary positions.
     dropout_rate: On embeddings, attention and feed-forward outputs.
-    fusion: Where the features of an event meet.
+    fusion: The network, and where the features of an event meet.
     causal: Whether an event sees the earlier ones alone; False: all of its
       user, for `objectives.cloze`.
   """
@@ -67,7 +79,7 @@ class UserEncoderConfig:
   feature_embed_dim: int = 32
   rotary_base: float = 10_000.0
   dropout_rate: float = 0.1
-  fusion: EarlyFusion | LateFusion = EarlyFusion()
+  fusion: Fusion = EarlyFusion()
   causal: bool = True
 
   def __post_init__(self):
@@ -100,10 +112,10 @@ class UserEncoderConfig:
           'UserEncoderConfig.dropout_rate must be in [0, 1), not '
           f'{self.dropout_rate!r}.'
       )
-    if not isinstance(self.fusion, (EarlyFusion, LateFusion)):
+    if isinstance(self.fusion, type) or not hasattr(self.fusion, 'make'):
       raise ValueError(
-          'UserEncoderConfig.fusion (FUSION) must be an EarlyFusion or a '
-          f'LateFusion, not {self.fusion!r}.'
+          'UserEncoderConfig.fusion (FUSION) must be a Fusion, such as '
+          f'@user_encoder.LateFusion(), not {self.fusion!r}.'
       )
     for name in self.input_names:
       _ = self.schema[name]
@@ -212,7 +224,16 @@ class EarlyFusionEncoder(nn.Module):
       positions_BL: jax.Array,
       mask_BLL: jax.Array,
   ) -> jax.Array:
-    """The [B, L, E] of `UserEncoderConfig.input_names` -> [B, L, D]."""
+    """Encodes events.
+
+    Args:
+      features: Float [B, L, E] of each of `UserEncoderConfig.input_names`.
+      positions_BL: i32, 0 where a user of a row starts: several share one.
+      mask_BLL: Which events each sees.
+
+    Returns:
+      Float [B, L, D].
+    """
     x_BLD = self.projection(jnp.concatenate(features, axis=-1))
     return self.transformer(x_BLD, positions_BL, mask_BLL)
 
@@ -267,7 +288,7 @@ class LateFusionEncoder(nn.Module):
 
 
 class UserEncoder(nn.Module):
-  """Transformer over events (arXiv 2402.13598, section 3.1).
+  """Embeddings, a `Fusion` and heads (arXiv 2402.13598, section 3.1).
 
   Each feature of an event has an embedding; fused they are one output an event.
   A head per feature projects it back to the feature's embedding space, to be

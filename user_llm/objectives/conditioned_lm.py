@@ -17,6 +17,7 @@ from user_llm.decoding import generate
 from user_llm.decoding import trie
 from user_llm.models import decoder_layers
 from user_llm.models import kv_cache
+from user_llm.models import user_encoder
 from user_llm.models import user_llm
 from user_llm.objectives import objective as objective_lib
 
@@ -34,6 +35,10 @@ class ConditionedLM:
   @property
   def module(self) -> user_llm.UserLLM:
     return user_llm.UserLLM(self.model)
+
+  @property
+  def encoder(self) -> user_encoder.UserEncoderConfig | user_llm.NoUserConfig:
+    return self.model.user_encoder
 
   @property
   def context_length(self) -> int:

@@ -55,19 +55,23 @@ class Contrastive:
       )
 
   @property
+  def encoder(self) -> user_encoder.UserEncoderConfig:
+    return self.model.user_encoder
+
+  @property
   def batch_keys(self) -> tuple[str, ...]:
-    return (*self.model.user_encoder.event_keys, 'target_item')
+    return (*self.encoder.event_keys, 'target_item')
 
   @property
   def predict_keys(self) -> tuple[str, ...]:
-    return self.model.user_encoder.event_keys + ranking.KEYS
+    return self.encoder.event_keys + ranking.KEYS
 
   @property
   def _module(self) -> dual_encoder.DualEncoder:
     return dual_encoder.DualEncoder(self.model)
 
   def _inputs(self, batch: objective_lib.Batch) -> tuple:
-    return user_encoder.inputs(batch, self.model.user_encoder)
+    return user_encoder.inputs(batch, self.encoder)
 
   def init(
       self, rng: jax.Array, batch: objective_lib.Batch

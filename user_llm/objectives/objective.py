@@ -31,6 +31,7 @@ class Objective(Protocol):
   is checked against them at start-up. `context_length` is how many tokens a text
   may have, prompt and answer; 0 is any number. One that has a limit also has
   `prefix_tokens(num_events)`: how many of them a user of so many events takes.
+  One whose parameters have a 'user_encoder' has its configuration as `encoder`.
   """
 
   batch_keys: tuple[str, ...]

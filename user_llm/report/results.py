@@ -6,9 +6,9 @@ import dataclasses
 from user_llm.report import rows as rows_lib
 from user_llm.report import runs as runs_lib
 
+_UNKNOWN = ''
 _ORDER = (
-    'user_llm', rows_lib.ENCODER_HEAD, 'dual_encoder', 'bert4rec',
-    *rows_lib.FLOORS, *rows_lib.CEILINGS,
+    *rows_lib.TRAINED, _UNKNOWN, *rows_lib.FLOORS, *rows_lib.CEILINGS
 )
 # A suffix of another goes behind it.
 _TASK_KINDS = {
@@ -167,5 +167,5 @@ def _table_order(item: tuple[tuple[str, ...], object]) -> tuple[object, ...]:
 
 
 def _row_order(row: rows_lib.Row) -> tuple[int, str]:
-  known = row.model in _ORDER
-  return _ORDER.index(row.model) if known else -1, row.model
+  known = row.model if row.model in _ORDER else _UNKNOWN
+  return _ORDER.index(known), row.model

@@ -12,16 +12,31 @@ from user_llm import metrics as metrics_lib
 from user_llm import per_example as per_example_lib
 from user_llm.report import runs as runs_lib
 
-# What is known beforehand; the base decoder is what training started from.
-CEILINGS = ('bayes_optimal', 'counting_oracle', 'base_decoder')
-FLOORS = (
-    'popularity', 'markov', 'favourite_so_far', 'most_frequent_genre',
-    'most_frequent_category', 'most_frequent_answer', 'copy_title',
-)
 ENCODER_HEAD = 'encoder_head'
-_ORDER = (
-    'user_llm', ENCODER_HEAD, 'dual_encoder', 'bert4rec', *FLOORS, *CEILINGS
-)
+# What models are called, in the order of tables: what is trained, whatever has
+# no name here, and what is known beforehand; the base decoder is what training
+# started from.
+TRAINED = {
+    'user_llm': 'User-LLM (text)',
+    ENCODER_HEAD: 'Encoder head',
+    'dual_encoder': 'Dual encoder',
+    'bert4rec': 'BERT4Rec',
+    'gru4rec': 'GRU4Rec',
+}
+FLOORS = {
+    'popularity': 'Popularity',
+    'markov': 'Markov',
+    'favourite_so_far': 'Favourite so far',
+    'most_frequent_genre': 'Most frequent genre',
+    'most_frequent_category': 'Most frequent category',
+    'most_frequent_answer': 'Most frequent text',
+    'copy_title': "The item's title",
+}
+CEILINGS = {
+    'bayes_optimal': 'Bayes-optimal',
+    'counting_oracle': 'Counting oracle',
+    'base_decoder': 'Decoder before training',
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,22 +5,7 @@ from collections.abc import Sequence
 from user_llm.report import results
 from user_llm.report import rows as rows_lib
 
-MODEL_LABELS = {
-    'user_llm': 'User-LLM (text)',
-    'encoder_head': 'Encoder head',
-    'dual_encoder': 'Dual encoder',
-    'bert4rec': 'BERT4Rec',
-    'popularity': 'Popularity',
-    'markov': 'Markov',
-    'favourite_so_far': 'Favourite so far',
-    'most_frequent_genre': 'Most frequent genre',
-    'most_frequent_category': 'Most frequent category',
-    'most_frequent_answer': 'Most frequent text',
-    'copy_title': "The item's title",
-    'bayes_optimal': 'Bayes-optimal',
-    'counting_oracle': 'Counting oracle',
-    'base_decoder': 'Decoder before training',
-}
+MODEL_LABELS = {**rows_lib.TRAINED, **rows_lib.FLOORS, **rows_lib.CEILINGS}
 _METRIC_LABELS = {
     'answer_nats': '-log p, nats',
     'prompt_events': 'events told',

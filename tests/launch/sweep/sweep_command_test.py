@@ -47,8 +47,9 @@ def _sweep(tmp_path, monkeypatch):
   return sweep
 
 
-def test_show(sweep, capsys, tmp_path):
-  assert sweep('show', 'FILE') == 0
+@pytest.mark.parametrize('words', [['show', 'FILE'], ['FILE', '--dry_run']])
+def test_show(sweep, capsys, tmp_path, words):
+  assert sweep(*words) == 0
   lines = capsys.readouterr().out.splitlines()
   assert [line.split() for line in lines][0] == ['trial', 'A', 'SEED']
   assert [line.split()[1:] for line in lines[1:5]] == [
@@ -195,7 +196,7 @@ def test_a_metric_that_never_appears(sweep, tmp_path, capsys):
     [
         (['FILE'], '--out=FOLDER must be given'),
         (['shwo', 'FILE'], 'give [show] and one FILE'),
-        (['nothing.toml', '--out=x'], 'nothing.toml'),
+        (['nothing.toml', '--out=x'], 'error: nothing.toml does not exist.'),
     ],
 )
 def test_wrong_arguments(sweep, capsys, words, message):
