@@ -77,6 +77,35 @@ def test_prepares_what_tfds_opens(movielens_dir, tmp_path, capsys):
   assert str(tmp_path) not in (output / 'manifest.json').read_text()
 
 
+@pytest.mark.parametrize(
+    'unit, span, told',
+    [
+        ('s', '2016-09-01 to 2016-09-02', ''),
+        (
+            'ms',
+            '1970-01-18 to 1970-01-18',
+            'warning: times are 1970-01-18 to 1970-01-18: are time = "t" and '
+            'time_unit = "ms" right?\n',
+        ),
+    ],
+)
+def test_tells_the_dates(unit, span, told, tmp_path, capsys):
+  (tmp_path / 'x.csv').write_text('u,i,t\na,x,1472688000\nb,x,1472774400\n')
+  (tmp_path / 'x.toml').write_text(
+      'name = "x"\n[events]\nfiles = ["x.csv"]\nuser = "u"\nitem = "i"\n'
+      f'time = "t"\ntime_unit = "{unit}"\n'
+  )
+  assert command.main([
+      'table', f'--description={tmp_path / "x.toml"}',
+      f'--output={tmp_path / "out"}', f'--user_key_file={tmp_path / "key"}',
+      '--create_user_key',
+  ]) == 0
+  captured = capsys.readouterr()
+  assert f' 0 rejects, {span} -> ' in captured.out
+  assert captured.err.endswith(told)
+  assert ('warning' in captured.err) == bool(told)
+
+
 def test_rejected_rows_are_put_aside(movielens_dir, tmp_path):
   source = movielens_dir()
   with (source / 'ratings.csv').open('a') as handle:
