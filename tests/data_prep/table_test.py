@@ -185,10 +185,11 @@ def test_parquet(time, micros, folder):
 def test_times_that_are_none(unit, cells, folder):
   rows = ''.join(f'a,x,{cell}\n' for cell in [*cells, ''])
   (folder / 'x.csv').write_text('u,i,t\n' + rows)
-  raw, events, _ = _read(
-      folder, _MINIMAL.format(file='x.csv', unit=unit), fraction=1
-  )
+  description = _MINIMAL.format(file='x.csv', unit=unit)
+  raw, events, _ = _read(folder, description, fraction=1)
   assert not len(events)
+  with pytest.raises(ValueError, match=f'time of time_unit = "{unit}" before'):
+    _read(folder, description)
   assert raw.num_event_rows == len(cells) + 1
 
 
@@ -222,9 +223,9 @@ def test_bad_rows(folder):
   assert [(r['line'], r['reason']) for r in raw.rejects.shown()] == [
       (3, "no user in 'u'"),
       (4, "no item in 'i'"),
-      (5, "no time, as time_unit says, in 't'"),
-      (6, "time before 1970 or after 2099 in 't'"),
-      (7, "time before 1970 or after 2099 in 't'"),
+      (5, "no time of time_unit = \"s\" in 't'"),
+      (6, "time of time_unit = \"s\" before 1970 or after 2099 in 't'"),
+      (7, "time of time_unit = \"s\" before 1970 or after 2099 in 't'"),
       (8, "no number in 'n'"),
       (9, "no number in 'n'"),
       (10, 'wrong field count'),
@@ -234,8 +235,23 @@ def test_bad_rows(folder):
       (16, 'broken CSV: unexpected end of data'),
   ]
   assert raw.num_event_rows == 14
-  with pytest.raises(ValueError, match='x.csv:3: no user'):
+  with pytest.raises(ValueError, match='x.csv:3: no user') as error:
     _read(folder, fraction=0.1)
+  assert str(error.value).endswith(
+      'Mend the file, set time_unit in [events] or raise '
+      '--max_reject_fraction.'
+  )
+
+
+def test_a_file_that_is_not_utf_8(folder):
+  (folder / 'x.csv').write_bytes(b'u,i,t\n' + b'caf\xe9,x,1\n' * 7)
+  with pytest.raises(ValueError) as error:
+    _read(folder, _MINIMAL.format(file='x.csv', unit='s'))
+  assert str(error.value) == (
+      'x.csv: 7 of 7 rows are bad, more than --max_reject_fraction 0.4 allows.'
+      ' x.csv:2, 3, 4, 5, 6 and 2 more: not UTF-8. Mend the file, convert it '
+      '(`iconv -f latin1 -t utf-8`) or raise --max_reject_fraction.'
+  )
 
 
 @pytest.mark.parametrize(
