@@ -245,13 +245,9 @@ def test_bad_rows(folder):
 
 def test_a_file_that_is_not_utf_8(folder):
   (folder / 'x.csv').write_bytes(b'u,i,t\n' + b'caf\xe9,x,1\n' * 7)
-  with pytest.raises(ValueError) as error:
+  match = r'more: not UTF-8. Mend the file, convert it \(`iconv -f latin1 -t'
+  with pytest.raises(ValueError, match=match):
     _read(folder, _MINIMAL.format(file='x.csv', unit='s'))
-  assert str(error.value) == (
-      'x.csv: 7 of 7 rows are bad, more than --max_reject_fraction 0.4 allows.'
-      ' x.csv:2, 3, 4, 5, 6 and 2 more: not UTF-8. Mend the file, convert it '
-      '(`iconv -f latin1 -t utf-8`) or raise --max_reject_fraction.'
-  )
 
 
 @pytest.mark.parametrize(
@@ -293,7 +289,17 @@ def test_a_quote_that_is_not_closed(opens, closes, reason, folder):
         ),
         ('user = "visitor"', '', 'missing required field `user`'),
         ('"ms"', '"msec"', 'time_unit = "msec" in [events] is none of s, ms'),
-        ('"category"\n[', '"cat"\n[', "'cat' - at `$.events.features.device.k"),
+        (
+            '"category"\n[',
+            '"cat"\n[',
+            "'cat' - at `$.events.features.device.kind` (must be one of "
+            'category, number, text)',
+        ),
+        (
+            'label_name = "category"',
+            'label_name = "topic"',
+            "'topic' - at `$.items.label_name` (must be one of category, genre",
+        ),
         ('buckets = 8', 'buckets = 1', '`$.events.features.seconds.buckets`'),
         ('.device]', '.rating]', '[events.features.rating] has a name that is'),
         (
@@ -302,7 +308,12 @@ def test_a_quote_that_is_not_closed(opens, closes, reason, folder):
             'and say column = "label" there',
         ),
         ('.device]', '.target_x]', '[events.features.target_x] has a name'),
-        ('.device]', '.Device]', "regex '^[a-z][a-z0-9_]*$' - at `key`"),
+        (
+            '.device]',
+            '.Device]',
+            "regex '^[a-z][a-z0-9_]*$' - at `key` in `$.events.features` (must "
+            'be lower case letters, digits and _, a letter first)',
+        ),
         ('"Time on page"', '"time"', "'time', which is features.seconds in"),
         ('reads-*.csv', 'x-*.csv', "no file beside it matches 'x-*.csv' of"),
         ('"reads-*.csv"', '"reads-1.csv", "*.csv"', 'reads-1.csv is twice'),
@@ -316,6 +327,12 @@ def test_messages_name_the_key_and_the_mend(old, new, message, folder):
   with pytest.raises(ValueError) as error:
     _read(folder, text.replace(old, new))
   assert message in str(error.value)
+
+
+def test_another_delimiter(folder):
+  (folder / 'x.csv').write_text('u;i;t\na;x;1\n')
+  with pytest.raises(ValueError, match="it has 'u;i;t'. Set delimiter = \";\""):
+    _read(folder, _MINIMAL.format(file='x.csv', unit='s'))
 
 
 @pytest.mark.parametrize(
