@@ -10,6 +10,8 @@ import zipfile
 
 from conftest import MOVIES, RATINGS
 from data_prep import __main__ as command
+from data_prep import world
+from data_prep.commands import synthetic
 import numpy as np
 import pytest
 from user_llm.data import schema
@@ -200,7 +202,16 @@ def test_user_errors_exit_2_with_one_message(movielens_dir, tmp_path):
     [
         (['movielens', '--input=nowhere'], 'nowhere does not exist'),
         (['sequences', '--input=nowhere', '--name=x'], 'nowhere is no file'),
-        (['synthetic', '--num_items=3'], '--num_items must be at least'),
+        (
+            ['synthetic', '--num_items=3'],
+            '--num_items must be at least 48 (--num_genres times --num_themes)'
+            ', got 3.',
+        ),
+        (
+            ['synthetic', '--num_items=80'],
+            '--max_events must be from 25 to 40 (--min_events to half of '
+            '--num_items), got 60, its default.',
+        ),
         (
             ['movielens', '--input={source}', '--min_user_events=9'],
             'nothing is left of 7 rows (parse dropped 0, dupl',
@@ -234,6 +245,15 @@ def test_messages(arguments, message, movielens_dir, tmp_path, capsys):
             'between 0 and 1',
         ),
         (['synthetic', '--output=x', '--num_users=many'], 'invalid int'),
+        (
+            ['synthetic', '--output=x', '--users=5'],
+            'data_prep synthetic: error: unrecognized arguments: --users=5; '
+            'did you mean --num_users?\n',
+        ),
+        (
+            ['synthetic', '--output=x', '--zzz', '5'],
+            'unrecognized arguments: --zzz 5\n',
+        ),
     ],
 )
 def test_bad_flags(arguments, message, capsys):
@@ -253,6 +273,16 @@ def test_existing_output_is_kept(movielens_dir, tmp_path, capsys):
   assert _digests(tmp_path / 'out') == before
   assert command.main([*arguments, '--overwrite']) == 0
   assert _digests(tmp_path / 'out') == before
+
+
+def test_defaults_of_the_synthetic_world(capsys):
+  config = world.WorldConfig()
+  assert {n: default for n, (default, _) in synthetic.WORLD_SIZES.items()} == {
+      name: getattr(config, name) for name in synthetic.WORLD_SIZES
+  }
+  with pytest.raises(SystemExit):
+    command.main(['synthetic', '--help'])
+  assert 'users (default: 4000)' in capsys.readouterr().out
 
 
 def test_help_loads_nothing_heavy():
