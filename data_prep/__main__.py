@@ -1,6 +1,7 @@
 """Prepares datasets: python -m data_prep COMMAND ..."""
 
 import argparse
+import difflib
 import signal
 import sys
 
@@ -29,24 +30,29 @@ _COMMANDS = (
 )
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(argv: list[str]) -> argparse.Namespace:
+  """Also what comes after --; ends the process where a flag is unknown."""
+  stop = argv.index('--') if '--' in argv else len(argv)
   parser = argparse.ArgumentParser(prog='data_prep', description=__doc__)
   commands = parser.add_subparsers(dest='command', required=True)
   for command in _COMMANDS:
     command.add(commands)
-  return parser
+  args, unknown = parser.parse_known_args(argv[:stop])
+  parser = commands.choices[args.command]
+  if unknown:
+    flag = unknown[0].partition('=')[0]
+    near = difflib.get_close_matches(flag, [f'--{name}' for name in vars(args)])
+    guess = f'; did you mean {near[0]}?' if near else ''
+    parser.error(f'unrecognized arguments: {" ".join(unknown)}{guess}')
+  args.beam_options = argv[stop + 1 :]
+  if args.beam_options and getattr(args, 'engine', None) != 'beam':
+    parser.error('what comes after -- is for --engine=beam')
+  return args
 
 
 def main(argv: list[str] | None = None) -> int:
   """Returns the exit code: 2 for what the user can mend."""
-  argv = sys.argv[1:] if argv is None else argv
-  stop = argv.index('--') if '--' in argv else len(argv)
-  parser = _parser()
-  args = parser.parse_args(argv[:stop])
-  args.beam_options = argv[stop + 1 :]
-  uses_beam = getattr(args, 'engine', None) == 'beam'
-  if args.beam_options and not uses_beam:
-    parser.error('what comes after -- is for --engine=beam')
+  args = _parse(sys.argv[1:] if argv is None else argv)
   try:
     args.run(args)
   except (ValueError, OSError) as error:
@@ -55,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
   except KeyboardInterrupt:
     left = (
         'the same command goes on from --work_dir'
-        if uses_beam
+        if getattr(args, 'engine', None) == 'beam'
         else 'nothing is left behind'
     )
     print(f'data_prep: interrupted; {left}.', file=sys.stderr)

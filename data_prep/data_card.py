@@ -103,12 +103,7 @@ def _facts(
       ('density', f'{100 * events / users / items:.2g} %'),
   ]
   if _has_times(tallies):
-    first, last = (
-        np.datetime64(int(day), 'D')
-        for day in np.flatnonzero(tallies.days)[[0, -1]]
-    )
-    facts.append(('from', str(first)))
-    facts.append(('to', str(last)))
+    facts += zip(('from', 'to'), tallies_lib.span(tallies.days))
   return facts
 
 

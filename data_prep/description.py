@@ -65,6 +65,7 @@ def write(
       'cleaning': steps,
       'rejects': rejects,
       'has_times': raw.has_times,
+      'times': tallies_lib.span(tallies.days) if raw.has_times else None,
       'splits': described,
       'source': raw.sources,
       'options': options,

@@ -19,6 +19,7 @@ from data_prep import outputs
 from data_prep import privacy
 from data_prep import progress
 from data_prep import splits
+from data_prep import tallies
 from data_prep import writing
 from user_llm.data import manifest as manifest_lib
 from user_llm.data import schema
@@ -117,11 +118,14 @@ def forget(dataset: pathlib.Path, users: Collection[str]) -> Forgotten:
         f'all users of {dataset} are to be forgotten: delete the directory.'
     )
   counts |= {'users': kept.num_users, 'events': kept.num_events}
+  has_times = manifest.get('has_times', True)
   manifest['splits'] = splits.describe_splits(
       [kept.histories],
       [item.source_id for item in schema.load_catalogue(str(dataset))],
-      has_times=manifest.get('has_times', True),
+      has_times=has_times,
   )
+  days = tallies.tally_days(kept.histories.columns[schema.TIMESTAMP_KEY])
+  manifest['times'] = tallies.span(days) if has_times else None
   manifest['forgotten'].append({
       'users': forgotten.users,
       'events': forgotten.events,

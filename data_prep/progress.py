@@ -1,4 +1,7 @@
-"""Progress on stderr: a bar while a stage runs, one line when it is done."""
+"""Progress on stderr: a bar while a stage runs, one line when it is done.
+
+And what is doubtful, but no error.
+"""
 
 from collections.abc import Iterator
 import contextlib
@@ -57,3 +60,7 @@ def stage(
   if running.rows:
     line += f'  {running.rows:>12,} rows  {running.rows / secs:>12,.0f} rows/s'
   print(line, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+  print(f'data_prep: warning: {text}', file=sys.stderr, flush=True)

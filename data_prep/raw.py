@@ -1,7 +1,7 @@
 """What a reader gives to the engine: Parquet files and what was put aside."""
 
 import collections
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
 from typing import Any, Literal
@@ -98,29 +98,47 @@ class Rejects:
       file: str,
       num_rows: int,
       max_reject_fraction: float,
+      mends: Sequence[tuple[str, str]] = (),
   ) -> None:
-    """Raises a ValueError if too many of a file's rows were put aside."""
-    counts = {
+    """Raises a ValueError if too many of a file's rows were put aside.
+
+    Args:
+      kind: Of the file's rows.
+      file: Its name.
+      num_rows: Good and bad.
+      max_reject_fraction: How many may be bad.
+      mends: (What a reason has, what may mend it beside the file's rows).
+    """
+    counts = collections.Counter({
         reason: count
-        for (of, where, reason), count in sorted(self._counts.items())
+        for (of, where, reason), count in self._counts.items()
         if (of, where) == (kind, file)
-    }
+    })
     total = sum(counts.values())
     if total <= max_reject_fraction * num_rows:
       return
-    told = ', '.join(f'{count:,} {reason}' for reason, count in counts.items())
-    first = '; '.join(
-        f'{r["file"]}:{r["line"]}: {r["reason"]}'
-        + (f': {r["row"][:80]!r}' if 'row' in r else '')
-        for r in [r for r in self._shown if r['file'] == file][
-            :_SHOWN_IN_ERRORS
-        ]
+    reasons = counts.most_common(_SHOWN_IN_ERRORS)
+    told = '; '.join(self._told(file, *reason) for reason in reasons)
+    mends = ''.join(
+        f', {mend}'
+        for part, mend in mends
+        if any(part in reason for reason, _ in reasons)
     )
     raise ValueError(
-        f'{file}: {total:,} of {num_rows:,} rows are bad ({told}), more than '
-        f'--max_reject_fraction {max_reject_fraction:g} allows. The first: '
-        f'{first}. Mend the file or raise --max_reject_fraction.'
+        f'{file}: {total:,} of {num_rows:,} rows are bad, more than '
+        f'--max_reject_fraction {max_reject_fraction:g} allows. {told}. Mend '
+        f'the file{mends} or raise --max_reject_fraction.'
     )
+
+  def _told(self, file: str, reason: str, count: int) -> str:
+    """The first lines of a reason, and what the first one holds."""
+    shown = [
+        r for r in self._shown if (r['file'], r['reason']) == (file, reason)
+    ][:_SHOWN_IN_ERRORS]
+    lines = ', '.join(str(r['line']) for r in shown)
+    more = f' and {count - len(shown):,} more' if count > len(shown) else ''
+    row = f': {shown[0]["row"][:80]!r}' if 'row' in shown[0] else ''
+    return f'{file}:{lines}{more}: {reason}{row}'
 
   def counts(self, kind: Kind) -> dict[str, int]:
     """How many rows of that kind each reason has, exactly."""

@@ -16,6 +16,12 @@ from data_prep import table_description
 from data_prep import table_files
 from user_llm.data import manifest as manifest_lib
 
+# Of what is bad in all rows if the description or the file is another.
+_MENDS = (
+    ('time_unit = ', 'set time_unit in [events]'),
+    ('not UTF-8', 'convert it (`iconv -f latin1 -t utf-8`)'),
+)
+
 
 def read(
     *,
@@ -136,6 +142,7 @@ class _Reader:
           file=path.name,
           num_rows=num_rows,
           max_reject_fraction=self._max_reject_fraction,
+          mends=_MENDS,
       )
 
   def _read_file(

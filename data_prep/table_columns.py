@@ -38,9 +38,10 @@ def events(
     key = f'features.{name}'
     is_number = feature.kind == 'number'
     made[name] = _number(rows, key) if is_number else _text(key)
+  has_unit = not rows.schema['time'].is_temporal()
   reasons = [
       pl.when(is_bad).then(pl.lit(reason))
-      for is_bad, reason in _faults(section)
+      for is_bad, reason in _faults(section, has_unit)
   ]
   return rows.rename({'line': 'seq'}).with_columns(
       **made
@@ -50,16 +51,17 @@ def events(
 
 
 def _faults(
-    section: table_description.Events,
+    section: table_description.Events, has_unit: bool
 ) -> Iterator[tuple[pl.Expr, str]]:
   """Yields (which rows have it, what it is); the first of a row counts."""
   yield pl.col('user') == '', f'no user in {section.user!r}'
   yield pl.col('item') == '', f'no item in {section.item!r}'
   time = pl.col('timestamp')
-  yield time.is_null(), f'no time, as time_unit says, in {section.time!r}'
+  told = f'time of time_unit = "{section.time_unit}"' if has_unit else 'time'
+  yield time.is_null(), f'no {told} in {section.time!r}'
   yield (
       ~time.is_between(0, _LAST_SECS * TICKS_PER_SEC, closed='left'),
-      f'time before 1970 or after 2099 in {section.time!r}',
+      f'{told} before 1970 or after 2099 in {section.time!r}',
   )
   if section.rating is not None:
     rating = pl.col('rating')

@@ -35,6 +35,7 @@ files written without quotes around cells. Text is UTF-8.
 
 import pathlib
 import tomllib
+import typing
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -48,6 +49,14 @@ _TAKEN_NAMES = frozenset((
     *('num_prompt_events', 'prompt_tokens', 'input_tokens'),
 ))
 _TAKEN_PREFIX = 'target_'
+_Kind = Literal['category', 'number', 'text']
+_LabelName = Literal['category', 'genre']
+# A part of msgspec's message, and what it leaves open.
+_MEANT = {
+    '.kind`': f'must be one of {", ".join(typing.get_args(_Kind))}',
+    '.label_name`': f'must be one of {", ".join(typing.get_args(_LabelName))}',
+    ' regex ': 'must be lower case letters, digits and _, a letter first',
+}
 
 _Column = Annotated[str, msgspec.Meta(min_length=1)]
 _Name = Annotated[str, msgspec.Meta(pattern='^[a-z][a-z0-9_]*$')]
@@ -62,7 +71,7 @@ class _Section(
 class Feature(_Section):
   """A feature of events beside item, time and rating."""
 
-  kind: Literal['category', 'number', 'text']
+  kind: _Kind
   column: _Column | None = None
   buckets: Annotated[int, msgspec.Meta(ge=2)] = 10
 
@@ -98,7 +107,7 @@ class Items(_Section):
   title: _Column
   labels: _Column | None = None
   label_separator: Annotated[str, msgspec.Meta(min_length=1)] = '|'
-  label_name: Literal['category', 'genre'] = 'category'
+  label_name: _LabelName = 'category'
   delimiter: Annotated[str, msgspec.Meta(min_length=1, max_length=1)] = ','
   quoting: bool = True
 
@@ -158,7 +167,10 @@ def is_taken(name: str) -> bool:
 
 
 def _named(message: str, raw: dict[str, Any]) -> str:
-  """The message with the name of the feature, where msgspec has none."""
+  """The message with what msgspec leaves out: choices, a feature's name."""
+  for part, meant in _MEANT.items():
+    if part in message:
+      message += f' ({meant})'
   if 'features[...]' not in message:
     return message
   for name, feature in raw['events']['features'].items():

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import csv
 import dataclasses
 import gzip
+import json
 import pathlib
 from typing import Any
 import zlib
@@ -78,13 +79,16 @@ def read_table(
 
 
 def _check_columns(
-    path: pathlib.Path, columns: Mapping[str, str], found: Sequence[str]
+    path: pathlib.Path,
+    columns: Mapping[str, str],
+    found: Sequence[str],
+    hint: str = '',
 ) -> None:
   for key, column in columns.items():
     if column not in found:
       raise ValueError(
           f'{path} has no column {column!r}, which is {key} in the '
-          f'description; it has {", ".join(map(repr, found[:50]))}.'
+          f'description; it has {", ".join(map(repr, found[:50]))}.{hint}'
       )
 
 
@@ -166,12 +170,20 @@ def _read_csv(
     reader = csv.reader(handle, strict=True, **dialect)
     try:
       header = next(reader, [])
-      _check_columns(path, columns, header)
+      _check_columns(path, columns, header, _delimiter_hint(header))
       yield from _csv_blocks(reader, columns, header)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
       raise _breaks_off(path, reader.line_num) from error
     except csv.Error as error:  # Of other rows, `_rows` tells.
       raise ValueError(f'{path}: its header is broken CSV ({error}).') from None
+
+
+def _delimiter_hint(header: Sequence[str]) -> str:
+  """What to try where a whole header was taken for one name."""
+  held = [d for d in ';\t|,' if len(header) == 1 and d in header[0]]
+  if not held:
+    return ''
+  return f' Set delimiter = {json.dumps(held[0])} in that section.'
 
 
 def _breaks_off(path: pathlib.Path, line: int) -> ValueError:

@@ -11,9 +11,11 @@ import polars as pl
 import pyarrow as pa
 
 from data_prep import encoding
+from data_prep import progress
 from data_prep import raw as raw_lib
 
 _BATCH_ROWS = 100_000
+_SHOWN_IDS = 5
 # Written as Python would write the integer, so that '7' and '07' are two ids.
 INTEGER = '0|-?[1-9][0-9]{0,17}'
 
@@ -175,6 +177,9 @@ def describe_items(
   Returns:
     id, source_id, title, labels (joined), count and is_described (by
     upstream), in the order of the ids.
+
+  Raises:
+    ValueError: Items are described, but not one of these.
   """
   kept = pl.DataFrame({'id': ids, 'source_id': names, 'count': counts})
   kept = kept.filter(pl.col('id') > 0)
@@ -190,4 +195,31 @@ def describe_items(
   ).to_arrow_table()
   db.unregister('kept')
   assert table.num_rows == len(kept), 'an item is described twice'
-  return pl.from_arrow(table)
+  catalogue = pl.from_arrow(table)
+  _check_described(raw, catalogue)
+  return catalogue
+
+
+def _check_described(raw: raw_lib.RawDataset, catalogue: pl.DataFrame) -> None:
+  """Warns of items without a description, if the source has any at all."""
+  described = pl.read_parquet(raw.items, columns=['item'], n_rows=100)
+  bare = catalogue.filter(~pl.col('is_described'))['source_id']
+  if described.is_empty() or bare.is_empty():
+    return
+  ids = _shown(bare)
+  if len(bare) == len(catalogue):
+    raise ValueError(
+        f'{raw.name}: no item of the events is described. They have {ids}; '
+        f'the descriptions have {_shown(described["item"])}. Is it the right '
+        'column (of a table, `item` in [events] and in [items]), and are the '
+        'ids spelt alike? Without descriptions ids are the titles.'
+    )
+  progress.warn(
+      f'{len(bare):,} of {len(catalogue):,} items are not described, their '
+      f'title is their id: {ids}'
+  )
+
+
+def _shown(ids: pl.Series) -> str:
+  shown = [repr(id_) for id_ in ids.head(_SHOWN_IDS)]
+  return ', '.join([*shown, '...'] if len(ids) > _SHOWN_IDS else shown)

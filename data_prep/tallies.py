@@ -63,6 +63,12 @@ def tally_days(timestamps: np.ndarray) -> np.ndarray:
   return np.bincount(day_of(timestamps), minlength=_NUM_DAYS)
 
 
+def span(days: np.ndarray) -> tuple[str, str]:
+  """First and last date of `Tallies.days` that has events: '2016-08-31'."""
+  first, last = np.flatnonzero(days)[[0, -1]].tolist()
+  return str(np.datetime64(first, 'D')), str(np.datetime64(last, 'D'))
+
+
 def day_of(timestamps: np.ndarray) -> np.ndarray:
   """int64[E] days from 1970 on; all that are later than the last are it."""
   return (timestamps // DAY_SECS).clip(0, _NUM_DAYS - 1)

@@ -57,20 +57,33 @@ class WorldConfig:
 
   def __post_init__(self):
     limits = (
-        ('num_users', 1, None),
-        ('num_genres', 2, len(titles.GENRES)),
-        ('num_tastes', 1, self.num_genres),
-        ('num_themes', 2, len(titles.ADJECTIVES)),
-        ('num_items', self.num_genres * self.num_themes, None),
+        ('num_users', 1, None, ''),
+        ('num_genres', 2, len(titles.GENRES), ''),
+        ('num_tastes', 1, self.num_genres, ' (--num_genres)'),
+        ('num_themes', 2, len(titles.ADJECTIVES), ''),
+        (
+            'num_items',
+            self.num_genres * self.num_themes,
+            None,
+            ' (--num_genres times --num_themes)',
+        ),
         # One for the test, one for the validation, one of history.
-        ('min_events', 3, self.max_events),
-        ('max_events', self.min_events, self.num_items // 2),
+        ('min_events', 3, self.max_events, ' (--max_events)'),
+        (
+            'max_events',
+            self.min_events,
+            self.num_items // 2,
+            ' (--min_events to half of --num_items)',
+        ),
     )
-    for name, low, high in limits:
+    for name, low, high, told in limits:
       value = getattr(self, name)
       if value < low or (high is not None and value > high):
-        told = f'at least {low}' if high is None else f'from {low} to {high}'
-        raise ValueError(f'--{name} must be {told}, got {value}.')
+        bounds = f'at least {low}' if high is None else f'from {low} to {high}'
+        default = ', its default' if value == getattr(WorldConfig, name) else ''
+        raise ValueError(
+            f'--{name} must be {bounds}{told}, got {value}{default}.'
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

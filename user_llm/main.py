@@ -19,11 +19,11 @@ import os
 import pathlib
 import stat
 import sys
-import tempfile
 import time
 
 from user_llm import atomic
 from user_llm import gin_text
+from user_llm import quiet
 from user_llm import topologies
 from user_llm import user_errors
 from user_llm.runtime import distributed
@@ -195,7 +195,7 @@ def _run(
     gin_files.insert(0, 'runs/cost.gin')
   elif args.mode != 'train':
     gin_files = _finished_run_files(args.mode, workdir) + gin_files
-  with _quiet_imports():
+  with quiet.imports():
     gin_utils.load_config(
         gin_files, overrides, search_paths, args.trust_gin
     )
@@ -245,7 +245,7 @@ def _run(
 
 
 def _check(args: argparse.Namespace, search_paths: Sequence[str]) -> None:
-  with _quiet_imports():
+  with quiet.imports():
     from user_llm import check  # pylint: disable=g-import-not-at-top
 
   check.check(
@@ -316,29 +316,6 @@ def _prepare_environment() -> None:
     cache = private_cache_dir()
     if cache is not None:
       os.environ['JAX_COMPILATION_CACHE_DIR'] = str(cache)
-
-
-@contextlib.contextmanager
-def _quiet_imports() -> Iterator[None]:
-  """Holds back what TensorFlow's libraries print while they are loaded.
-
-  No setting of theirs silences it. If the import fails it is shown after all.
-  """
-  with tempfile.TemporaryFile() as held:
-    sys.stderr.flush()
-    stderr_fd = os.dup(2)
-    os.dup2(held.fileno(), 2)
-    try:
-      yield
-    except Exception as error:
-      if not user_errors.is_user_error(error):
-        held.seek(0)
-        os.write(stderr_fd, held.read())
-      raise
-    finally:
-      sys.stderr.flush()
-      os.dup2(stderr_fd, 2)
-      os.close(stderr_fd)
 
 
 def private_cache_dir() -> pathlib.Path | None:

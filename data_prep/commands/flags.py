@@ -111,14 +111,17 @@ def prepare(
     read: Callable[[pathlib.Path], 'raw.RawDataset'],
     *,
     options: Mapping[str, Any],
-) -> None:
-  """Makes --output of a source.
+) -> dict[str, Any]:
+  """Makes --output of a source, and tells what it holds.
 
   Args:
     args: The command line; of `add_output` and perhaps `add_cleaning`.
     read: Parses the source into a directory that it is given.
     options: Flags of the source that shape the dataset, for the manifest; no
       paths, which would name the machine. Those of `add_cleaning` are added.
+
+  Returns:
+    The manifest.
   """
   from data_prep import cleaning as cleaning_lib
   from data_prep import outputs
@@ -150,4 +153,7 @@ def prepare(
       f'{manifest["counts"][what]:,} {what}'
       for what in ('users', 'items', 'events', 'rejects')
   )
+  if manifest['times']:
+    counts += ', {} to {}'.format(*manifest['times'])
   print(f'{manifest["name"]}: {counts} -> {args.output}')
+  return manifest

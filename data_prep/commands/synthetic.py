@@ -5,25 +5,43 @@ import dataclasses
 
 from data_prep.commands import flags
 
-_WORLD_SIZES = (
-    'num_users',
-    'num_items',
-    'num_genres',
-    'num_tastes',
-    'num_themes',
-    'min_events',
-    'max_events',
-)
+# Defaults of `world.WorldConfig`, which takes long to load, and words.
+WORLD_SIZES = {
+    'num_users': (4000, 'users'),
+    'num_items': (240, 'items'),
+    'num_genres': (12, 'genres of items'),
+    'num_tastes': (5, 'tastes of users; each has a favourite genre'),
+    'num_themes': (4, 'themes of items, which cut across genres'),
+    'min_events': (25, 'fewest events of a user'),
+    'max_events': (60, 'most events of a user, at most half of the items'),
+}
 
 
 def add(commands: argparse._SubParsersAction) -> None:
   parser = commands.add_parser(
       'synthetic', help='a small world with known rules and a known optimum'
   )
-  parser.add_argument('--seed', type=int, default=0)
-  parser.add_argument('--name', type=flags.name, default='synthetic')
-  for flag in _WORLD_SIZES:
-    parser.add_argument(f'--{flag}', type=int, metavar='N')
+  parser.add_argument(
+      '--seed',
+      type=int,
+      default=0,
+      metavar='N',
+      help='another one is another world (default: %(default)s)',
+  )
+  parser.add_argument(
+      '--name',
+      type=flags.name,
+      default='synthetic',
+      help="the dataset's (default: %(default)s)",
+  )
+  for flag, (default, told) in WORLD_SIZES.items():
+    parser.add_argument(
+        f'--{flag}',
+        type=int,
+        default=default,
+        metavar='N',
+        help=f'{told} (default: %(default)s)',
+    )
   flags.add_output(parser)
   flags.add_user_key(parser)
   parser.set_defaults(run=_run)
@@ -33,12 +51,7 @@ def _run(args: argparse.Namespace) -> None:
   from data_prep import synthetic
   from data_prep import world
 
-  sizes = {
-      size: getattr(args, size)
-      for size in _WORLD_SIZES
-      if getattr(args, size) is not None
-  }
-  config = world.WorldConfig(**sizes)
+  config = world.WorldConfig(**{s: getattr(args, s) for s in WORLD_SIZES})
   user_key = flags.optional_user_key(args)
   flags.prepare(
       args,

@@ -1,8 +1,12 @@
 """python -m data_prep table."""
 
 import argparse
+import pathlib
 
 from data_prep.commands import flags
+
+# Seconds that are taken for milliseconds are of January 1970.
+_LIKELY_FROM = '1990'
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -25,10 +29,12 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+  from data_prep import progress
   from data_prep import table
+  from data_prep import table_description
 
   user_key = flags.required_user_key(args)
-  flags.prepare(
+  manifest = flags.prepare(
       args,
       lambda scratch: table.read(
           description=args.description,
@@ -39,3 +45,10 @@ def _run(args: argparse.Namespace) -> None:
       ),
       options={},
   )
+  first, last = manifest['times']
+  if last < _LIKELY_FROM:
+    told = table_description.load(pathlib.Path(args.description)).events
+    progress.warn(
+        f'times are {first} to {last}: are time = "{told.time}" and '
+        f'time_unit = "{told.time_unit}" right?'
+    )

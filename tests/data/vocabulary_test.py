@@ -1,5 +1,8 @@
 import collections
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -23,6 +26,23 @@ def loaded(tmp_path_factory):
   path = tmp_path_factory.mktemp('vocabulary') / 'small.model'
   path.write_bytes(vocabulary.train(LINES * 3, size=200))
   return vocabulary.load(str(path))
+
+
+def test_the_command_tells_only_its_own(tiny_dataset, tmp_path):
+  environment = dict(os.environ)
+  del environment['TF_CPP_MIN_LOG_LEVEL']
+  done = subprocess.run(
+      [
+          sys.executable, '-m', 'user_llm.data.vocabulary',
+          f'--data_dir={tiny_dataset}', f'--output={tmp_path / "v.model"}',
+      ],
+      env=environment,
+      capture_output=True,
+      text=True,
+      check=True,
+  )
+  (told,) = done.stderr.splitlines()
+  assert told.endswith('pieces, not 1000.')
 
 
 def test_ids(loaded):

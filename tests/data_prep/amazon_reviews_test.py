@@ -220,7 +220,7 @@ def test_bad_rows_are_counted_and_show_nobody(source, tmp_path):
 
 def test_too_many_bad_rows(source, tmp_path):
   _write(source / 'x.jsonl', [*REVIEWS_2023, REVIEWS_2023[0] | {'rating': 0}])
-  with pytest.raises(ValueError, match=r'1 of 2 rows are bad .*x.jsonl:2: '):
+  with pytest.raises(ValueError, match=r'1 of 2 rows are bad, .*x.jsonl:2: '):
     _read(tmp_path)
 
 

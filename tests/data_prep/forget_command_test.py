@@ -180,3 +180,19 @@ def test_errors_change_nothing(dataset, key_file, tmp_path, capsys):
   assert _forget(dataset, key_file, FORGOTTEN) == 2
   assert '00001-of-00005 has ' in capsys.readouterr().err
   assert _forget(tmp_path / 'nowhere', key_file, FORGOTTEN) == 2
+
+
+def test_times_are_of_who_is_left(movielens_dir, tmp_path):
+  source = movielens_dir()
+  (source / 'ratings.csv').write_text(
+      'userId,movieId,rating,timestamp\n7,1,5,86400\n10,1,5,864000\n'
+  )
+  dataset = tmp_path / 'out'
+  assert command.main(
+      ['movielens', f'--input={source}', f'--output={dataset}']
+  ) == 0
+  times = json.loads((dataset / 'manifest.json').read_text())['times']
+  assert times == ['1970-01-02', '1970-01-11']
+  assert _forget(dataset, None, ['10']) == 0
+  times = json.loads((dataset / 'manifest.json').read_text())['times']
+  assert times == ['1970-01-02', '1970-01-02']

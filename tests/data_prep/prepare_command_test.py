@@ -10,6 +10,8 @@ import zipfile
 
 from conftest import MOVIES, RATINGS
 from data_prep import __main__ as command
+from data_prep import world
+from data_prep.commands import synthetic
 import numpy as np
 import pytest
 from user_llm.data import schema
@@ -75,6 +77,35 @@ def test_prepares_what_tfds_opens(movielens_dir, tmp_path, capsys):
       (source / 'ratings.csv').stat().st_size
   )
   assert str(tmp_path) not in (output / 'manifest.json').read_text()
+
+
+@pytest.mark.parametrize(
+    'unit, span, told',
+    [
+        ('s', '2016-09-01 to 2016-09-02', ''),
+        (
+            'ms',
+            '1970-01-18 to 1970-01-18',
+            'warning: times are 1970-01-18 to 1970-01-18: are time = "t" and '
+            'time_unit = "ms" right?\n',
+        ),
+    ],
+)
+def test_tells_the_dates(unit, span, told, tmp_path, capsys):
+  (tmp_path / 'x.csv').write_text('u,i,t\na,x,1472688000\nb,x,1472774400\n')
+  (tmp_path / 'x.toml').write_text(
+      'name = "x"\n[events]\nfiles = ["x.csv"]\nuser = "u"\nitem = "i"\n'
+      f'time = "t"\ntime_unit = "{unit}"\n'
+  )
+  assert command.main([
+      'table', f'--description={tmp_path / "x.toml"}',
+      f'--output={tmp_path / "out"}', f'--user_key_file={tmp_path / "key"}',
+      '--create_user_key',
+  ]) == 0
+  captured = capsys.readouterr()
+  assert f' 0 rejects, {span} -> ' in captured.out
+  assert captured.err.endswith(told)
+  assert ('warning' in captured.err) == bool(told)
 
 
 def test_rejected_rows_are_put_aside(movielens_dir, tmp_path):
@@ -171,7 +202,16 @@ def test_user_errors_exit_2_with_one_message(movielens_dir, tmp_path):
     [
         (['movielens', '--input=nowhere'], 'nowhere does not exist'),
         (['sequences', '--input=nowhere', '--name=x'], 'nowhere is no file'),
-        (['synthetic', '--num_items=3'], '--num_items must be at least'),
+        (
+            ['synthetic', '--num_items=3'],
+            '--num_items must be at least 48 (--num_genres times --num_themes)'
+            ', got 3.',
+        ),
+        (
+            ['synthetic', '--num_items=80'],
+            '--max_events must be from 25 to 40 (--min_events to half of '
+            '--num_items), got 60, its default.',
+        ),
         (
             ['movielens', '--input={source}', '--min_user_events=9'],
             'nothing is left of 7 rows (parse dropped 0, dupl',
@@ -205,6 +245,15 @@ def test_messages(arguments, message, movielens_dir, tmp_path, capsys):
             'between 0 and 1',
         ),
         (['synthetic', '--output=x', '--num_users=many'], 'invalid int'),
+        (
+            ['synthetic', '--output=x', '--users=5'],
+            'data_prep synthetic: error: unrecognized arguments: --users=5; '
+            'did you mean --num_users?\n',
+        ),
+        (
+            ['synthetic', '--output=x', '--zzz', '5'],
+            'unrecognized arguments: --zzz 5\n',
+        ),
     ],
 )
 def test_bad_flags(arguments, message, capsys):
@@ -224,6 +273,16 @@ def test_existing_output_is_kept(movielens_dir, tmp_path, capsys):
   assert _digests(tmp_path / 'out') == before
   assert command.main([*arguments, '--overwrite']) == 0
   assert _digests(tmp_path / 'out') == before
+
+
+def test_defaults_of_the_synthetic_world(capsys):
+  config = world.WorldConfig()
+  assert {n: default for n, (default, _) in synthetic.WORLD_SIZES.items()} == {
+      name: getattr(config, name) for name in synthetic.WORLD_SIZES
+  }
+  with pytest.raises(SystemExit):
+    command.main(['synthetic', '--help'])
+  assert 'users (default: 4000)' in capsys.readouterr().out
 
 
 def test_help_loads_nothing_heavy():

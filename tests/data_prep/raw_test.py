@@ -34,9 +34,21 @@ def test_too_many_rejects_name_the_first():
   rejects.check('events', **limits, max_reject_fraction=0.25)
   with pytest.raises(ValueError, match="f.csv:4: no number: 'q'") as error:
     rejects.check('events', **limits, max_reject_fraction=0.24)
-  assert '1 of 4 rows are bad (1 no number)' in str(error.value)
+  assert '1 of 4 rows are bad, more than' in str(error.value)
   assert '--max_reject_fraction' in str(error.value)
   rejects.check('items', **limits, max_reject_fraction=0)
+
+
+def test_each_reason_is_told_once():
+  rejects = raw.Rejects()
+  _add(rejects, 2, reason='no time')
+  _add(rejects, 1200)
+  with pytest.raises(ValueError) as error:
+    rejects.check('events', file='f.csv', num_rows=2000, max_reject_fraction=0)
+  assert (
+      f'f.csv:1, 2, 3, 4, 5 and 1,195 more: no number: {"r" * 80!r}; '
+      f'f.csv:1, 2: no time: {"r" * 80!r}. Mend the file or raise'
+  ) in str(error.value)
 
 
 def test_parts_are_in_order(tmp_path):

@@ -58,6 +58,7 @@ def test_no_rule_splits_them_by_time(tmp_path):
   ]) == 0
   manifest = json.loads((output / 'manifest.json').read_text())
   assert set(manifest['splits']) == {'leave_one_out', 'paper_windows'}
+  assert manifest['times'] is None
   assert 'global_time' not in (output / 'data_card.html').read_text()
   log = records.load_events(str(output))
   for asked in (

@@ -185,10 +185,11 @@ def test_parquet(time, micros, folder):
 def test_times_that_are_none(unit, cells, folder):
   rows = ''.join(f'a,x,{cell}\n' for cell in [*cells, ''])
   (folder / 'x.csv').write_text('u,i,t\n' + rows)
-  raw, events, _ = _read(
-      folder, _MINIMAL.format(file='x.csv', unit=unit), fraction=1
-  )
+  description = _MINIMAL.format(file='x.csv', unit=unit)
+  raw, events, _ = _read(folder, description, fraction=1)
   assert not len(events)
+  with pytest.raises(ValueError, match=f'time of time_unit = "{unit}" before'):
+    _read(folder, description)
   assert raw.num_event_rows == len(cells) + 1
 
 
@@ -222,9 +223,9 @@ def test_bad_rows(folder):
   assert [(r['line'], r['reason']) for r in raw.rejects.shown()] == [
       (3, "no user in 'u'"),
       (4, "no item in 'i'"),
-      (5, "no time, as time_unit says, in 't'"),
-      (6, "time before 1970 or after 2099 in 't'"),
-      (7, "time before 1970 or after 2099 in 't'"),
+      (5, "no time of time_unit = \"s\" in 't'"),
+      (6, "time of time_unit = \"s\" before 1970 or after 2099 in 't'"),
+      (7, "time of time_unit = \"s\" before 1970 or after 2099 in 't'"),
       (8, "no number in 'n'"),
       (9, "no number in 'n'"),
       (10, 'wrong field count'),
@@ -234,8 +235,19 @@ def test_bad_rows(folder):
       (16, 'broken CSV: unexpected end of data'),
   ]
   assert raw.num_event_rows == 14
-  with pytest.raises(ValueError, match='x.csv:3: no user'):
+  with pytest.raises(ValueError, match='x.csv:3: no user') as error:
     _read(folder, fraction=0.1)
+  assert str(error.value).endswith(
+      'Mend the file, set time_unit in [events] or raise '
+      '--max_reject_fraction.'
+  )
+
+
+def test_a_file_that_is_not_utf_8(folder):
+  (folder / 'x.csv').write_bytes(b'u,i,t\n' + b'caf\xe9,x,1\n' * 7)
+  match = r'more: not UTF-8. Mend the file, convert it \(`iconv -f latin1 -t'
+  with pytest.raises(ValueError, match=match):
+    _read(folder, _MINIMAL.format(file='x.csv', unit='s'))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +289,17 @@ def test_a_quote_that_is_not_closed(opens, closes, reason, folder):
         ),
         ('user = "visitor"', '', 'missing required field `user`'),
         ('"ms"', '"msec"', 'time_unit = "msec" in [events] is none of s, ms'),
-        ('"category"\n[', '"cat"\n[', "'cat' - at `$.events.features.device.k"),
+        (
+            '"category"\n[',
+            '"cat"\n[',
+            "'cat' - at `$.events.features.device.kind` (must be one of "
+            'category, number, text)',
+        ),
+        (
+            'label_name = "category"',
+            'label_name = "topic"',
+            "'topic' - at `$.items.label_name` (must be one of category, genre",
+        ),
         ('buckets = 8', 'buckets = 1', '`$.events.features.seconds.buckets`'),
         ('.device]', '.rating]', '[events.features.rating] has a name that is'),
         (
@@ -286,7 +308,12 @@ def test_a_quote_that_is_not_closed(opens, closes, reason, folder):
             'and say column = "label" there',
         ),
         ('.device]', '.target_x]', '[events.features.target_x] has a name'),
-        ('.device]', '.Device]', "regex '^[a-z][a-z0-9_]*$' - at `key`"),
+        (
+            '.device]',
+            '.Device]',
+            "regex '^[a-z][a-z0-9_]*$' - at `key` in `$.events.features` (must "
+            'be lower case letters, digits and _, a letter first)',
+        ),
         ('"Time on page"', '"time"', "'time', which is features.seconds in"),
         ('reads-*.csv', 'x-*.csv', "no file beside it matches 'x-*.csv' of"),
         ('"reads-*.csv"', '"reads-1.csv", "*.csv"', 'reads-1.csv is twice'),
@@ -300,6 +327,12 @@ def test_messages_name_the_key_and_the_mend(old, new, message, folder):
   with pytest.raises(ValueError) as error:
     _read(folder, text.replace(old, new))
   assert message in str(error.value)
+
+
+def test_another_delimiter(folder):
+  (folder / 'x.csv').write_text('u;i;t\na;x;1\n')
+  with pytest.raises(ValueError, match="it has 'u;i;t'. Set delimiter = \";\""):
+    _read(folder, _MINIMAL.format(file='x.csv', unit='s'))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pathlib
 import tempfile
 
-from conftest import make_raw
+from conftest import encode, make_raw
 from data_prep import raw as raw_lib
 from data_prep import tables
 import numpy as np
@@ -41,6 +41,36 @@ def test_odd_paths(tmp_path):
   with _tables(make_raw(odd, [('u', 'i', 5)]), odd) as source:
     source.number_values()
     assert source.value_names('user').to_list() == ['u']
+
+
+_UPPER_CASE = [(f'P{i}', f'title {i}', '') for i in range(9)]
+
+
+def test_ids_that_no_description_has(tmp_path):
+  rows = [('u', f'p{i}', i) for i in range(9)]
+  raw = make_raw(tmp_path, rows, items=_UPPER_CASE)
+  with pytest.raises(ValueError) as error:
+    encode(raw, tmp_path)
+  assert (
+      "They have 'p0', 'p1', 'p2', 'p3', 'p4', ...; the descriptions have "
+      "'P0', 'P1', 'P2', 'P3', 'P4', .... Is it the right column"
+  ) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'items, told',
+    [
+        (_UPPER_CASE, "1 of 2 items are not described, their title is their "
+         "id: 'p1'\n"),
+        ([], ''),
+    ],
+)
+def test_items_without_a_description(items, told, tmp_path, capsys):
+  raw = make_raw(tmp_path, [('u', 'P0', 5), ('u', 'p1', 6)], items=items)
+  encoded, _ = encode(raw, tmp_path)
+  assert len(encoded.catalogue) == 2
+  error = capsys.readouterr().err
+  assert ('warning' in error) == bool(told) and told in error
 
 
 @pytest.fixture(scope='module')

@@ -35,6 +35,7 @@ def test_tally():
       np.datetime64('2100-01-01') - np.datetime64('1970-01-01')
   ).astype(int)
   assert counted.values['item'].tolist() == [0, 3, 2, 0]
+  assert tallies.span(counted.days) == ('1970-01-01', '2100-01-01')
 
 
 def test_texts_are_counted_as_they_pass():

@@ -20,6 +20,12 @@ import pathlib
 import string
 import sys
 
+if __name__ == '__main__':
+  from user_llm import quiet  # pylint: disable=g-import-not-at-top
+
+  with quiet.imports():
+    import seqio as _  # It loads TensorFlow.
+
 from google.protobuf import message
 import sentencepiece
 import seqio
