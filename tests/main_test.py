@@ -83,7 +83,7 @@ def _folder(tmp_path, monkeypatch):
       {mode: f'main_stub_library:{mode}' for mode in ('train', 'infer')},
   )
   monkeypatch.setattr(
-      'user_llm.gin_utils._MODEL_PACKAGES', ('main_stub_library.Model',)
+      'user_llm.gin_text._MODEL_PACKAGES', ('main_stub_library.Model',)
   )
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'jax'))

@@ -84,7 +84,7 @@ def test_bad_rows_and_missing_file(tmp_path):
   events = pl.read_parquet(raw.events).select('user', 'item', 'timestamp')
   assert events.rows() == [('1', '2', 0), ('ann', 'x', 0)]
   assert [r['line'] for r in raw.rejects.shown()] == [1, 3]
-  with pytest.raises(ValueError, match='pairs.txt:1: wrong field count'):
+  with pytest.raises(ValueError, match='pairs.txt:1, 3: wrong field count'):
     _read(path, max_reject_fraction=0.4)
   with pytest.raises(ValueError, match='nowhere.txt is no file'):
     _read(tmp_path / 'nowhere.txt')
