@@ -103,6 +103,7 @@ def test_evaluations_are_shown(tmp_path, capsys):
       str(tmp_path), num_steps=3000, log_every_steps=1
   ) as logger:
     logger.write(1500, {
+        'eval/reads/encoder_head/recall@10/all': 0.2,
         'eval/reads/encoder_head/recall@10/unseen': 0.25,
         'eval/reads/encoder_head/ndcg@10/unseen': 0.125,
         'eval/reads_favourite/user_llm/accuracy': 1.0,

@@ -268,10 +268,15 @@ class _Bar:
 
 
 def _told(values: Mapping[str, float]) -> list[str]:
-  """A line a row of each task: 'reads/encoder_head  recall@10/unseen 0.33'."""
+  """A line a row of each task: 'reads/encoder_head  recall@10/unseen 0.33'.
+
+  Of unseen items, where there are metrics of all besides.
+  """
   rows: dict[str, list[str]] = {}
   for name, value in values.items():
     _, task, row, metric = name.split('/', 3)
+    if f'{name.removesuffix("/all")}/unseen' in values:
+      continue
     rows.setdefault(f'{task}/{row}', []).append(f'{metric} {value:.4f}')
   return ['  '.join((row, *metrics)) for row, metrics in rows.items()]
 
