@@ -3,7 +3,7 @@
 import pathlib
 import tempfile
 
-from conftest import digests, make_raw
+from small_sources import digests, make_raw
 from data_prep import __main__ as command
 from data_prep import cleaning
 from data_prep import encoding

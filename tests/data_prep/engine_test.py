@@ -1,6 +1,6 @@
 """Tests of the engine, from raw tables to an encoded dataset."""
 
-from conftest import encode, make_raw
+from small_sources import encode, make_raw
 from data_prep import cleaning
 from data_prep import encoding
 from data_prep import engine

@@ -4,7 +4,7 @@ import pathlib
 import tempfile
 import zipfile
 
-from conftest import LAYOUTS, MOVIES, RATINGS
+from small_sources import LAYOUTS, MOVIES, RATINGS
 from data_prep import movielens
 from data_prep import privacy
 import polars as pl

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zipfile
 
-from conftest import MOVIES, RATINGS
+from small_sources import MOVIES, RATINGS
 from data_prep import __main__ as command
 from data_prep import world
 from data_prep.commands import synthetic

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from conftest import digests
+from small_sources import digests
 from data_prep import __main__ as command
 from data_prep import privacy
 import private_files

@@ -5,7 +5,7 @@ import pathlib
 import shutil
 import tempfile
 
-from conftest import encode
+from small_sources import encode
 from data_prep import __main__ as command
 from data_prep import cleaning
 from data_prep import movielens

@@ -3,7 +3,7 @@
 import pathlib
 import tempfile
 
-from conftest import encode, make_raw
+from small_sources import encode, make_raw
 from data_prep import raw as raw_lib
 from data_prep import tables
 import numpy as np
