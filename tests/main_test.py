@@ -43,6 +43,8 @@ def train(
   if not dry_run:
     (pathlib.Path(workdir) / 'checkpoints').mkdir(exist_ok=True)
     (pathlib.Path(workdir) / 'checkpoints' / str(steps)).mkdir(exist_ok=True)
+  if fail == 'unsaved':
+    raise ValueError('The checkpoint could not be saved.')
 
 def infer(*, workdir, input, output, steps=1, beams=0):
   pathlib.Path(output).write_text(json.dumps([workdir, input, steps, beams]))
@@ -207,6 +209,14 @@ def test_a_deadline_counts_from_the_start(folder, capsys):
 def test_a_refused_run_leaves_the_old_config(folder):
   assert _main(folder, 'train', '--gin.STEPS=7') == 0
   assert _main(folder, 'train', '--gin.FAIL="user"') == 2
+  assert 'STEPS = 7' in (folder / 'work' / 'config.gin').read_text()
+
+
+def test_a_run_that_fails_late_keeps_its_config(folder):
+  """What it has saved would be without one."""
+  assert _main(folder, 'train', '--gin.FAIL="unsaved"') == 2
+  assert 'STEPS = 3' in (folder / 'work' / 'config.gin').read_text()
+  assert _main(folder, 'train', '--gin.FAIL="unsaved"', '--gin.STEPS=7') == 2
   assert 'STEPS = 7' in (folder / 'work' / 'config.gin').read_text()
 
 

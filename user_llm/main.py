@@ -287,6 +287,7 @@ def _saved_config(
   """Saves the config for the run; undoes it if asked, or the run is refused."""
   path = workdir / 'config.gin'
   old_config = path.read_text() if path.is_file() else None
+  old_steps = _saved_steps(workdir)
   _write(path, config)
 
   def undo() -> None:
@@ -298,9 +299,15 @@ def _saved_config(
   try:
     yield undo
   except (ValueError, OSError) as error:
-    if user_errors.is_user_error(error):
+    # Of what it has saved it is the config, however it ended.
+    if user_errors.is_user_error(error) and _saved_steps(workdir) <= old_steps:
       undo()
     raise
+
+
+def _saved_steps(workdir: pathlib.Path) -> set[str]:
+  folders = (workdir / 'checkpoints').glob('*')
+  return {folder.name for folder in folders if folder.name.isdigit()}
 
 
 def _write(path: pathlib.Path, text: str) -> None:

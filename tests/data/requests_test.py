@@ -53,7 +53,7 @@ def test_items_by_id_and_by_title(tmp_path):
   text = '\n'.join([
       _line('Heat (1995)', '7', {'item': 9}, '50', question='next_item'),
       '',
-      json.dumps({'history': [11]}),
+      json.dumps({'user': None, 'history': [11]}),
   ])
   first, second = _read(tmp_path, text)
   # '50' is an id and a title: the id counts.

@@ -110,7 +110,8 @@ class RequestReader:
           '{"user": "u1", "history": ["Heat (1995)"], "question": '
           '"next_item"}.'
       )
-    user = str(raw.get('user', ''))
+    user = raw.get('user')
+    user = '' if user is None else str(user)
     try:
       user.encode()
     except UnicodeEncodeError as error:

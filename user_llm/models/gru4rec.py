@@ -81,7 +81,7 @@ class GRU4RecEncoder(nn.Module):
       positions_BL: jax.Array,
       mask_BLL: jax.Array,
   ) -> jax.Array:
-    """As `EarlyFusionEncoder`; what positions start is all of the mask."""
+    """As `EarlyFusionEncoder`; positions of 0 part users as the mask does."""
     del mask_BLL
     dropout = layers.Dropout(self.config.dropout_rate)
     # Embeddings are small at first.

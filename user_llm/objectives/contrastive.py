@@ -22,11 +22,11 @@ class Contrastive:
 
   Every position of a history is a user whose next item is to be told from the
   next items of other positions, of all rows on all devices (with
-  `num_microbatches`, of one part of the batch). Popular items come
-  as negatives in proportion to how often they train; log of that frequency is
-  taken off each score (Yi et al., RecSys 2019, "Sampling-bias-corrected neural
-  modeling"), so that the scores estimate those of a softmax over all items. A
-  negative that is the user's own next item is no negative.
+  `num_microbatches`, of one part of the batch). Popular items come as negatives
+  in proportion to how often they train; log of that frequency is taken off each
+  score (Yi et al., RecSys 2019, "Sampling-bias-corrected neural modeling"), so
+  that the scores estimate those of a softmax over all items. A negative that is
+  the user's own next item is no negative.
 
   All positions are users, since one pass makes them all, but only
   `negatives_per_row` of a row's items are negatives: the scores are B * L times
