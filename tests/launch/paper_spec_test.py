@@ -30,6 +30,15 @@ def test_baselines_of_items_alone(scale):
   assert '--gin.HISTORY_LENGTH=64' in argv
 
 
+def test_gru4rec_is_sasrec_with_one_gru():
+  """At every scale, however many blocks its Transformers have."""
+  run = spec.load_runs()['gru4rec']
+  assert 'runs/pretrain_gru4rec.gin' in run.gin
+  assert spec.load_scale('paper').macros(run)['ENCODER_LAYERS'] == 1
+  rows = spec.load_tables()['next_item'].rows
+  assert ('gru4rec', 'gru4rec') in [(row.run, row.model) for row in rows]
+
+
 def test_every_published_number_has_its_row():
   tables = spec.load_tables()
   for numbers in spec.published()['numbers']:
