@@ -3,9 +3,9 @@
 import dataclasses
 import difflib
 import json
-import os
 import pathlib
 
+from launch import files
 from launch import plan as plan_lib
 from launch import spec as spec_lib
 
@@ -24,9 +24,7 @@ class Record:
   def save(self) -> None:
     path = folder(self.spec.name) / _FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'.{_FILE}.{os.getpid()}')
-    part.write_text(_text(dataclasses.asdict(self)), encoding='utf-8')
-    part.replace(path)
+    files.write(path, _text(dataclasses.asdict(self)))
 
 
 def folder(name: str) -> pathlib.Path:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import small_run
+from user_llm import atomic
 from user_llm import checkpoint_files
 from user_llm import checkpoints as checkpoints_lib
 from user_llm import evaluate as evaluate_lib
@@ -162,12 +163,18 @@ def test_a_step_without_a_manifest_is_taken(run):
 
 def test_the_manifest_is_whole_or_not_there(tmp_path, monkeypatch):
   (tmp_path / 'x').write_text('1')
-  monkeypatch.setattr(
-      checkpoint_files.os, 'fsync', lambda fd: (_ for _ in ()).throw(OSError)
-  )
-  with pytest.raises(OSError):
-    checkpoint_files.seal(tmp_path)
+  # What one that was killed had begun.
+  (tmp_path / '.manifest.json.host-12.partial').write_text('{"fil')
+  with monkeypatch.context() as patch:
+    patch.setattr(
+        atomic.os, 'fsync', lambda fd: (_ for _ in ()).throw(OSError)
+    )
+    with pytest.raises(OSError):
+      checkpoint_files.seal(tmp_path)
   assert not checkpoint_files.is_sealed(tmp_path)
+  checkpoint_files.seal(tmp_path)
+  manifest = json.loads((tmp_path / checkpoint_files.MANIFEST).read_text())
+  assert list(manifest['files']) == ['x']
 
 
 def test_set_aside_never_replaces(tmp_path):

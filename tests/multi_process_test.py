@@ -258,7 +258,7 @@ def test_one_process_writes_and_prints(several):
   folder, (first, *others) = several
   assert not list(folder.rglob('*.partial'))
   written = {pathlib.Path(path) for path in first['written']}
-  partial = re.compile(r'\.(.*)\.\d+\.partial')
+  partial = re.compile(r'\.(.*)\.[^.]*-\d+\.partial')
   assert {'users.npz', 'answers.jsonl', '3.json', '3.npz'} <= {
       match[1] for path in written if (match := partial.fullmatch(path.name))
   }

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
+import socket
 from typing import BinaryIO
 
 
@@ -19,11 +20,21 @@ def write(path: str | pathlib.Path) -> Iterator[BinaryIO]:
   if target.is_dir() or str(path).endswith('/'):
     raise ValueError(f'{path} is a directory; name a file.')
   target.parent.mkdir(parents=True, exist_ok=True)
-  # Two processes may write the same file.
-  partial = target.with_name(f'.{target.name}.{os.getpid()}.partial')
+  # Two processes, of two hosts even, may write the same file.
+  partial = target.with_name(
+      f'.{target.name}.{socket.gethostname()}-{os.getpid()}.partial'
+  )
   try:
     with partial.open('wb') as file:
       yield file
+      file.flush()
+      os.fsync(file.fileno())  # Else a power cut leaves an empty file.
     os.replace(partial, target)
   finally:
     partial.unlink(missing_ok=True)
+
+
+def write_text(path: str | pathlib.Path, text: str) -> None:
+  """As `write`, of a text in UTF-8."""
+  with write(path) as file:
+    file.write(text.encode())

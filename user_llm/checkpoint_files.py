@@ -7,11 +7,11 @@ a manifest with the size and the SHA-256 of every file.
 from collections.abc import Sequence
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 from typing import Any
 
+from user_llm import atomic
 from user_llm.runtime import lease
 from user_llm.runtime import transient
 
@@ -54,11 +54,7 @@ class PinnedSteps:
 def seal(folder: pathlib.Path) -> None:
   """Writes the manifest of a finished step, whole or not at all."""
   text = json.dumps({'files': _files(folder)}, indent=1) + '\n'
-  partial = folder / f'.{MANIFEST}'
-  partial.write_text(text, encoding='utf-8')
-  with partial.open('rb') as file:
-    os.fsync(file.fileno())
-  partial.replace(folder / MANIFEST)
+  atomic.write_text(folder / MANIFEST, text)
 
 
 def is_sealed(folder: pathlib.Path) -> bool:
@@ -128,7 +124,9 @@ def _files(folder: pathlib.Path) -> dict[str, dict[str, int | str]]:
           'bytes': path.stat().st_size, 'sha256': _sha256(path)
       }
       for path in sorted(folder.rglob('*'))
-      if path.is_file() and path.name not in (MANIFEST, f'.{MANIFEST}')
+      if path.is_file()
+      and path.name != MANIFEST
+      and not path.name.startswith(f'.{MANIFEST}.')  # Of one that was killed.
   }
 
 

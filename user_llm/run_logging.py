@@ -326,7 +326,7 @@ def _drop_later_lines(
     if row['step'] <= last_step and not is_end:
       kept.append(line + '\n')
       secs = max(secs, row.get(WALL_KEY, 0.0))
-  _replace(path, ''.join(kept))
+  atomic.write_text(path, ''.join(kept))
   return secs
 
 
@@ -350,7 +350,7 @@ def write_run_info(workdir: str, **fields: Any) -> None:
       **fields,
   }
   path.parent.mkdir(parents=True, exist_ok=True)
-  _replace(path, json.dumps(info, indent=1) + '\n')
+  atomic.write_text(path, json.dumps(info, indent=1) + '\n')
 
 
 def timestamp() -> str:
@@ -387,8 +387,3 @@ def _cpu_model() -> str:
       if line.startswith('model name'):
         return line.split(':', 1)[1].strip()
   return platform.processor() or platform.machine()
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  with atomic.write(path) as file:
-    file.write(text.encode())

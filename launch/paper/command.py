@@ -20,6 +20,7 @@ import time
 from typing import ContextManager, TextIO
 
 from launch import exit_codes
+from launch import files
 from launch.paper import render
 from launch.paper import spec as spec_lib
 from launch.paper import workflow
@@ -128,7 +129,7 @@ def run(
   )
   name = '_'.join(args.table)
   path = out / f'{name}.md'
-  path.write_text(text, encoding='utf-8')
+  files.write(path, text)
   print(f'\n{text}\n{path}, after {(time.monotonic() - start) / 60:.1f} min')
   _report(jobs, out / f'{name}_report.html', f'{data.name}, {scale.name}: {name}')
   return 1 if failed else exit_codes.DONE
@@ -207,9 +208,7 @@ def _keep_facts(
       )
   elif not args.plan:
     out.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix('.partial')
-    partial.write_text(json.dumps(facts, indent=1) + '\n', encoding='utf-8')
-    partial.replace(path)
+    files.write(path, json.dumps(facts, indent=1) + '\n')
 
 
 def _digest(path: pathlib.Path) -> str:

@@ -14,11 +14,10 @@ import difflib
 import hashlib
 import json
 import math
-import os
 import pathlib
-import socket
 from typing import Any
 
+from launch import files
 from launch.sweep import attempt
 from launch.sweep import expand
 from launch.sweep import spec as spec_lib
@@ -65,7 +64,7 @@ class Trial:
     return json.loads(path.read_text(encoding='utf-8'))
 
   def write_result(self, **values: Any) -> None:
-    write(self.path / _RESULT, json.dumps(values, indent=1) + '\n')
+    files.write(self.path / _RESULT, json.dumps(values, indent=1) + '\n')
 
   def forget_failure(self) -> None:
     """Lets a failed trial be tried again as often as a new one."""
@@ -73,7 +72,7 @@ class Trial:
     if result is not None and result['status'] == FAILED:
       rows = [{**r, 'ended': 'forgiven'} for r in attempt.rows(self.path)]
       text = ''.join(json.dumps(row) + '\n' for row in rows)
-      write(self.path / attempt.ATTEMPTS, text)
+      files.write(self.path / attempt.ATTEMPTS, text)
       (self.path / _RESULT).unlink()
 
 
@@ -96,13 +95,6 @@ class Plan:
   trials: Sequence[Trial]
 
 
-def write(path: pathlib.Path, text: str) -> None:
-  """Whole or not at all."""
-  partial = path.with_name(f'.{path.name}.{socket.gethostname()}-{os.getpid()}')
-  partial.write_text(text, encoding='utf-8')
-  partial.replace(path)
-
-
 def prepare(
     folder: pathlib.Path,
     spec: spec_lib.SweepSpec,
@@ -122,14 +114,14 @@ def prepare(
   """
   check_base(folder, spec, base.config)
   folder.mkdir(parents=True, exist_ok=True)
-  write(folder / _BASE, base.config)  # First: no trial is ever without it.
+  files.write(folder / _BASE, base.config)  # First: no trial is ever without it.
   names = [expand.trial_id(v.values, base.values) for v in variants]
   varying = expand.varying([v.values for v in variants], spec.macros)
   for name, variant in zip(names, variants):
     path = folder / 'trials' / name
     path.mkdir(parents=True, exist_ok=True)
     if variant.config:
-      write(path / _CONFIG, variant.config)
+      files.write(path / _CONFIG, variant.config)
     trial = {
         'bindings': {k: plain(v) for k, v in variant.values.items()},
         'varying': varying,
@@ -138,7 +130,7 @@ def prepare(
         'gin_files': list(spec.base),
         'base': hashlib.sha256(base.config.encode()).hexdigest(),
     }
-    write(path / _TRIAL, json.dumps(trial, indent=1) + '\n')
+    files.write(path / _TRIAL, json.dumps(trial, indent=1) + '\n')
   plan = {
       'name': spec.name,
       'objective': dataclasses.asdict(spec.objective),
@@ -146,7 +138,7 @@ def prepare(
       'varying': varying,
       'trials': list(dict.fromkeys(names)),
   }
-  write(folder / _PLAN, json.dumps(plan, indent=1) + '\n')
+  files.write(folder / _PLAN, json.dumps(plan, indent=1) + '\n')
   return load(folder)
 
 
@@ -185,7 +177,7 @@ def check(
   ]
   values = {key: dict(row.values) for key, row in zip(keys, rows)}
   folder.mkdir(parents=True, exist_ok=True)
-  write(path, json.dumps({**known, **values}) + '\n')
+  files.write(path, json.dumps({**known, **values}) + '\n')
   return base, rows
 
 

@@ -9,6 +9,7 @@ import pathlib
 import statistics
 from typing import Any
 
+from launch import files
 from launch.sweep import folder as folder_lib
 from launch.sweep import lease as lease_lib
 from launch.sweep import protocol
@@ -96,10 +97,10 @@ def write(folder: pathlib.Path, plan: folder_lib.Plan) -> None:
     ValueError: the objective is no scalar of a finished trial.
   """
   points = ranked(plan)
-  folder_lib.write(folder / _CSV, _csv(plan, points))
-  folder_lib.write(folder / MARKDOWN, _markdown(plan, points))
+  files.write(folder / _CSV, _csv(plan, points))
+  files.write(folder / MARKDOWN, _markdown(plan, points))
   if points and not math.isnan(points[0].mean):
-    folder_lib.write(folder / _BEST, _best(plan, points[0]))
+    files.write(folder / _BEST, _best(plan, points[0]))
 
 
 def _csv(plan: folder_lib.Plan, points: Sequence[Point]) -> str:

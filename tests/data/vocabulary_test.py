@@ -97,16 +97,23 @@ def test_command(tiny_dataset, tmp_path, capsys):
   assert [p.name for p in path.parent.iterdir()] == ['tiny.model']
 
 
-def test_command_refuses_a_size_below_the_characters(
-    tiny_dataset, tmp_path, capsys
+@pytest.mark.parametrize(
+    ['output', 'size', 'message'],
+    [
+        ('x.model', '20', 'larger --size'),
+        ('.', '1000', 'is a directory; name a file'),
+    ],
+)
+def test_command_refuses(
+    tiny_dataset, tmp_path, capsys, output, size, message
 ):
   with pytest.raises(SystemExit) as exit_info:
     vocabulary.main([
-        '--data_dir', tiny_dataset, '--output', str(tmp_path / 'x.model'),
-        '--size', '20',
+        '--data_dir', tiny_dataset, '--output', str(tmp_path / output),
+        '--size', size,
     ])
   assert exit_info.value.code == 2
-  assert 'larger --size' in capsys.readouterr().err
+  assert message in capsys.readouterr().err
   assert not list(tmp_path.iterdir())
 
 

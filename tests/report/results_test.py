@@ -173,6 +173,20 @@ def test_checkpoints_of_other_seeds_are_one_configuration(tmp_path):
   assert found['s0'] == found['s1'] != found['s2']
 
 
+def test_how_a_run_is_watched_is_not_what_it_is(tmp_path):
+  configs_of = {
+      'often': 'EVAL_EVERY_STEPS = 10\nLOG_EVERY_STEPS = 1\nNUM_STEPS = 8\n',
+      'seldom': 'EVAL_EVERY_STEPS = 20\nLOG_EVERY_STEPS = 5\nNUM_STEPS = 8\n',
+      'longer': 'EVAL_EVERY_STEPS = 10\nLOG_EVERY_STEPS = 1\nNUM_STEPS = 9\n',
+  }
+  found = {}
+  for name, text in configs_of.items():
+    (tmp_path / name).mkdir()
+    (tmp_path / name / 'config.gin').write_text(text)
+    found[name] = configs.identity(tmp_path / name)
+  assert found['often'] == found['seldom'] != found['longer']
+
+
 def test_macros(tmp_path):
   (tmp_path / 'config.gin').write_text(report_runs.CONFIG.format(seed=3))
   assert configs.macros(tmp_path) == {

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import socket
 
 import numpy as np
 import pytest
@@ -105,8 +106,10 @@ def test_a_run_on_a_disk_that_fails_now_and_then(
     train_lib.train(**small_run.arguments(tiny_dataset, tmp_path / 'bad'))
   names = {pathlib.Path(path).name for path in failed}
   # What is read once a process may have been read before.
-  written = f'.12-validation.json.{os.getpid()}.partial'
-  assert {'run.json', '.manifest.json', written} <= names
+  process = f'{socket.gethostname()}-{os.getpid()}'
+  assert 'run.json' in names
+  for written in ('manifest.json', '12-validation.json'):
+    assert f'.{written}.{process}.partial' in names
   assert len(waited) >= len(failed)
   assert _digests(tmp_path / 'bad') == _digests(tmp_path / 'good') != {}
   found, wanted = (

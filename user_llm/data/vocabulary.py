@@ -16,7 +16,6 @@ import hashlib
 import io
 import itertools
 import os
-import pathlib
 import string
 import sys
 
@@ -30,6 +29,7 @@ from google.protobuf import message
 import sentencepiece
 import seqio
 
+from user_llm import atomic
 from user_llm.data import examples
 from user_llm.data import prompts
 from user_llm.data import records
@@ -209,28 +209,26 @@ def main(argv: list[str] | None = None) -> None:
   )
   args = parser.parse_args(argv)
   try:
-    model = train(
-        corpus(args.data_dir),
-        size=args.size,
-        texts=sample_texts(
-            args.data_dir, schema_lib.split_rule(name=args.split_rule)
-        ),
-    )
-  except ValueError as error:
+    with atomic.write(args.output) as file:
+      file.write(
+          train(
+              corpus(args.data_dir),
+              size=args.size,
+              texts=sample_texts(
+                  args.data_dir, schema_lib.split_rule(name=args.split_rule)
+              ),
+          )
+      )
+  except (OSError, ValueError) as error:
     parser.exit(2, f'{error}\n')
-  output = pathlib.Path(args.output)
-  output.parent.mkdir(parents=True, exist_ok=True)
-  unfinished = output.with_name(output.name + '.unfinished')
-  unfinished.write_bytes(model)
-  unfinished.replace(output)
-  vocabulary = load(str(output))
+  vocabulary = load(args.output)
   if vocabulary.vocab_size < args.size:
     print(
         f'The text supports {vocabulary.vocab_size} pieces, not {args.size}.',
         file=sys.stderr,
     )
   print(
-      f'{output}: {vocabulary.vocab_size} pieces, '
+      f'{args.output}: {vocabulary.vocab_size} pieces, '
       f'fingerprint {fingerprint(vocabulary)}'
   )
 

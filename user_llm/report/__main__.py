@@ -13,6 +13,7 @@ import sys
 
 from rich import console as rich_console
 
+from user_llm import atomic
 from user_llm.report import comparability
 from user_llm.report import csv_file
 from user_llm.report import gathering
@@ -33,11 +34,8 @@ def write_report(
   """
   html = page.render(report, title)
   path = pathlib.Path(output)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(html, encoding='utf-8')
-  path.with_suffix('.md').write_text(
-      markdown.to_markdown(report), encoding='utf-8'
-  )
+  atomic.write_text(path, html)
+  atomic.write_text(path.with_suffix('.md'), markdown.to_markdown(report))
   csv_file.write(path.with_suffix('.csv'), report)
 
 

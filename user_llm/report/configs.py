@@ -9,6 +9,11 @@ from user_llm import gin_text
 
 CONFIG_FILE = 'config.gin'
 _MACRO = re.compile(r'([A-Z][A-Z0-9_]*) = (.*)', re.DOTALL)
+# What changes how a run is watched, not what it learns; and its seed.
+_IGNORED = re.compile(
+    r'(SEED|(LOG|EVAL|SAVE)_EVERY_STEPS|PROFILE_STEPS|HANG_SECS) = .*',
+    re.DOTALL,
+)
 _CHECKPOINT = re.compile(r"(\w*_CHECKPOINT) = '(.+)'")
 
 
@@ -22,9 +27,9 @@ def macros(workdir: pathlib.Path) -> dict[str, str]:
 def identity(workdir: pathlib.Path) -> str:
   """The same for runs of one configuration, whatever their seeds.
 
-  A checkpoint that a run started from counts by its own run's configuration,
-  not by its path: it may have a seed too. A run without a config is like no
-  other.
+  How often they log, evaluate or save does not count. A checkpoint that a run
+  started from counts by its own run's configuration, not by its path: it may
+  have a seed too. A run without a config is like no other.
   """
   text = _text(workdir)
   if not text:
@@ -32,7 +37,7 @@ def identity(workdir: pathlib.Path) -> str:
   lines = [
       _without_path(line)
       for line in gin_text.statements(text)
-      if not line.startswith('SEED = ')
+      if not _IGNORED.fullmatch(line)
   ]
   return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:16]
 

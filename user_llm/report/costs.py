@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
+import io
 import json
 import pathlib
 from typing import Any
 
 from rich import box
 from rich import table as rich_table
+
+from user_llm import atomic
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,13 +195,15 @@ def write_files(directory: pathlib.Path, comparison: Comparison) -> None:
     row['ratios'] = ratios(comparison.text[cost.events], cost)
     rows.append(row)
   document = {'facts': comparison.facts, 'costs': rows}
-  text = json.dumps(document, indent=1) + '\n'
-  (directory / 'cost.json').write_text(text, encoding='utf-8')
+  atomic.write_text(
+      directory / 'cost.json', json.dumps(document, indent=1) + '\n'
+  )
   flat = [_flat(row) for row in rows]
-  with (directory / 'cost.csv').open('w', newline='', encoding='utf-8') as file:
-    writer = csv.DictWriter(file, flat[0])
-    writer.writeheader()
-    writer.writerows(flat)
+  text = io.StringIO(newline='')
+  writer = csv.DictWriter(text, flat[0])
+  writer.writeheader()
+  writer.writerows(flat)
+  atomic.write_text(directory / 'cost.csv', text.getvalue())
 
 
 def _flat(row: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 import csv
+import io
 import pathlib
 from typing import Any
 
+from user_llm import atomic
 from user_llm.report import comparability
 from user_llm.report import gathering
 from user_llm.report import results
@@ -15,11 +17,12 @@ from user_llm.report import significance
 def write(path: pathlib.Path, report: gathering.Report) -> None:
   """Writes all tables into one file; the first line has the columns' names."""
   lines = list(_lines(report))
-  with path.open('w', newline='', encoding='utf-8') as file:
-    if lines:
-      writer = csv.DictWriter(file, lines[0])
-      writer.writeheader()
-      writer.writerows(lines)
+  text = io.StringIO(newline='')
+  if lines:
+    writer = csv.DictWriter(text, lines[0])
+    writer.writeheader()
+    writer.writerows(lines)
+  atomic.write_text(path, text.getvalue())
 
 
 def _lines(report: gathering.Report) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from user_llm import atomic
+
 # A step's scalar: 1 if it changed nothing, see `trainer.Trainer`.
 SKIPPED = 'skipped'
 _FOLDER = 'bad_steps'
@@ -181,6 +183,4 @@ class Rollbacks:
 
   def _write(self) -> None:
     if self._is_writer:
-      partial = self._path.with_name(f'.{self._path.name}')
-      partial.write_text(json.dumps(self._rows, indent=1) + '\n')
-      partial.replace(self._path)
+      atomic.write_text(self._path, json.dumps(self._rows, indent=1) + '\n')

@@ -81,7 +81,7 @@ def attempts(trial):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def until(condition, secs=20.0):
+def until(condition, secs=60.0):
   end = time.monotonic() + secs
   while not condition():
     assert time.monotonic() < end

@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from launch import __main__ as launch_main
+from launch import files
 from launch.sweep import command
-from launch.sweep import folder as folder_lib
 import fake_sweep
 
 _TOML = f'''
@@ -138,7 +138,7 @@ def test_killed_before_all_is_prepared(
 ):
   """What is there by then is of one base, and what is missing is made."""
   left = [None] * num_files
-  write = folder_lib.write
+  write = files.write
 
   def write_or_die(path, text):
     if not left:
@@ -156,7 +156,7 @@ def test_killed_before_all_is_prepared(
   toml = _TOML.replace('[1, 2]', '[1]').replace('[0, 1]', '[0]')
   flags = ('FILE', f'--out={tmp_path / "out"}')
   with monkeypatch.context() as patch:
-    patch.setattr(folder_lib, 'write', write_or_die)
+    patch.setattr(files, 'write', write_or_die)
     with pytest.raises(_Killed):
       sweep(*flags, toml=toml)
   is_refused = sweep(*flags, toml=toml, checker=changed) == 2
