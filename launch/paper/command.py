@@ -131,7 +131,8 @@ def run(
   path = out / f'{name}.md'
   files.write(path, text)
   print(f'\n{text}\n{path}, after {(time.monotonic() - start) / 60:.1f} min')
-  _report(jobs, out / f'{name}_report.html', f'{data.name}, {scale.name}: {name}')
+  of = args.data if args.data == _SYNTHETIC else data.name
+  _report(jobs, out / f'{name}_report.html', f'{of}, {scale.name}: {name}')
   return 1 if failed else exit_codes.DONE
 
 
