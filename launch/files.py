@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all.
+
+What `user_llm.atomic` is to the runs, whose code `launch` does not import.
+"""
 
 import os
 import pathlib
